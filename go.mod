@@ -1,0 +1,3 @@
+module github.com/opensmtpd/opensmtpd
+
+go 1.26
