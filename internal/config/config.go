@@ -1,0 +1,227 @@
+// Package config reads smtpd.conf: lexer, grammar, checks and a printer that
+// shows the configuration as understood. The result is plain data; the wiring
+// cuts the slice of each process from it.
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+)
+
+// Config is a whole configuration, names resolved and checked.
+type Config struct {
+	ServerName  string // the name of this host in greetings and traces
+	AdminDomain string // admd; empty: ServerName
+
+	Tables    []*Table // in order of declaration; built-ins and anonymous ones included
+	PKIs      []*PKI
+	CAs       []*CA
+	Listeners []*Listener
+	Socket    SocketListener
+	Actions   []*ruleset.Action
+	Rules     []*ruleset.Rule
+	Filters   []*Filter
+	Procs     []*Proc
+	Wrappers  map[string]string // mda wrapper name → command line
+
+	Bounce    BounceConfig
+	MDA       MDALimits
+	MTA       MTAConfig
+	Scheduler SchedulerLimits
+	Queue     QueueConfig
+	SMTP      SMTPConfig
+	SRS       SRSConfig
+}
+
+// Table is a declared table.
+type Table struct {
+	Pos     ruleset.Position
+	Name    string // as used in the rules, without angle brackets; "<dynamic:0>" for anonymous ones
+	Backend string // "static", "file", "db", "getpwnam", or another program's name
+	Path    string // configuration of the backend; empty for inline tables
+	Kind    TableKind
+	Entries []Entry // of an inline table, in the order written
+}
+
+// TableKind is what a table may be used for: a list has keys only, a map has
+// values, a dynamic table answers what its program answers.
+type TableKind uint8
+
+// The kinds of table.
+const (
+	List TableKind = iota + 1
+	Map
+	Dynamic
+	Empty // a file without entries: fits wherever a list or a map is asked for
+)
+
+// Entry is one element of an inline table; Value is empty in a list.
+type Entry struct{ Key, Value string }
+
+// PKI is a certificate and its key. Files are read by the wiring, not here.
+type PKI struct {
+	Pos  ruleset.Position
+	Name string // host name in lower case, or "*"
+	Cert string // file
+	Key  string // file
+	DHE  string // none, auto or legacy; kept for the printer
+}
+
+// CA is a bundle of certificate authorities.
+type CA struct {
+	Pos  ruleset.Position
+	Name string
+	Cert string // file
+}
+
+// TLSMode says how a listener speaks TLS.
+type TLSMode uint8
+
+// The TLS modes of a listener.
+const (
+	NoTLS      TLSMode = iota
+	STARTTLS           // tls: offered
+	RequireTLS         // tls-require: before MAIL
+	SMTPS              // from the first byte
+)
+
+// AuthMode says what a listener asks of its clients.
+type AuthMode uint8
+
+// The authentication modes of a listener.
+const (
+	NoAuth AuthMode = iota
+	AuthOptional
+	AuthRequired
+)
+
+// Listener is one listen line; Target may stand for several addresses. The
+// wiring resolves it at start: interface, group, address or host name.
+type Listener struct {
+	Pos          ruleset.Position
+	Target       string // as written: "all", "egress", interface, address, host name
+	Family       string // "", "inet4", "inet6"
+	Port         uint16
+	TLS          TLSMode
+	VerifyPeer   bool // the client's certificate must verify
+	Ciphers      string
+	Protocols    string
+	PKI          []string // names; the first is the default
+	CA           string
+	Auth         AuthMode
+	AuthTable    string // empty: the system's users
+	Tag          string
+	Hostname     string // empty: ServerName
+	Hostnames    string // table addrname
+	Filter       string // name of a filter or chain
+	MaskSource   bool
+	ReceivedAuth bool
+	NoDSN        bool
+	ProxyV2      bool
+	ProxyFrom    string // table netaddr: who may send a PROXY header; empty: anyone when ProxyV2 is set (warned about)
+	Senders      string // table mailaddrmap
+	Masquerade   bool
+}
+
+// SocketListener is the local socket's options.
+type SocketListener struct {
+	Pos        ruleset.Position
+	Filter     string
+	MaskSource bool
+	NoDSN      bool
+	Tag        string
+}
+
+// Proc is a declared filter process.
+type Proc struct {
+	Pos                 ruleset.Position
+	Name, Command       string
+	User, Group, Chroot string
+}
+
+// Filter is a declared filter: a builtin, a process, or a chain.
+type Filter struct {
+	Pos     ruleset.Position
+	Name    string
+	Proc    string   // name of a Proc, for process filters
+	Chain   []string // for chains
+	Builtin *BuiltinFilter
+}
+
+// BuiltinFilter is "phase PHASE match CONDITION ACTION".
+type BuiltinFilter struct {
+	Phase     string // connect, helo, ehlo, auth, mail-from, rcpt-to, data, commit
+	Not       bool
+	Condition string // fcrdns, rdns, src, helo, auth, mail-from, rcpt-to
+	Regex     bool
+	Table     string // empty: bare condition
+	Action    string // reject, disconnect, rewrite, report, junk, bypass
+	Argument  string
+}
+
+// BounceConfig holds the delays after which a sender is told that mail waits.
+type BounceConfig struct{ WarnIntervals []time.Duration } // default 4h
+
+// MDALimits bound local deliveries.
+type MDALimits struct {
+	MaxSession, MaxSessionPerUser, TaskHiwat, TaskLowat, TaskRelease int // 50 7 50 30 10
+}
+
+// MTAConfig holds relay limits: the default and those per domain.
+type MTAConfig struct {
+	MaxDeferred int // 100
+	Default     MTALimits
+	Domains     []DomainLimits
+}
+
+// DomainLimits are the limits for one destination domain.
+type DomainLimits struct {
+	Domain string
+	MTALimits
+}
+
+// MTALimits are upper bounds and delays of relaying; delays in seconds. The
+// delays default to 0: they are there for who wants them.
+type MTALimits struct {
+	Family string // "", inet4, inet6
+	Values map[string]int64
+}
+
+// SchedulerLimits bound the scheduler.
+type SchedulerLimits struct {
+	MaxInflight, MaxSchedule, MaxEnvelopeBatch, MaxMessageBatch int // 5000 10 256 1024
+}
+
+// QueueConfig is how mail is stored.
+type QueueConfig struct {
+	Compression bool
+	Encryption  string // "", "stdin", "ask", or the key as written
+	Encrypted   bool
+	TTL         time.Duration // 4 days
+}
+
+// SMTPConfig holds what all listeners share.
+type SMTPConfig struct {
+	Ciphers        string
+	MaxMails       int    // per session, 100
+	MaxRcpt        int    // per message, 1000
+	MaxMessageSize int64  // bytes, 36700160
+	SubAddrDelim   string // "+"
+}
+
+// SRSConfig holds the keys of the sender rewriting scheme.
+type SRSConfig struct {
+	Key, BackupKey string
+	TTLDays        int // 4
+}
+
+// Error is one mistake in a configuration.
+type Error struct {
+	Pos     ruleset.Position
+	Message string // names the token and, where known, the remedy
+}
+
+// Error returns "FILE:LINE: message".
+func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %s", e.Pos.File, e.Pos.Line, e.Message) }

@@ -1,0 +1,119 @@
+// Package platform is what a mail transfer agent asks of an operating system:
+// to confine a process, to name a local peer, to look up a user, to tell the
+// service manager how things stand. Each system has a sibling folder with one
+// Host; this package holds no code of any system.
+package platform
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+// Host is one operating system.
+type Host interface {
+	// Name returns the system's name in lower case, such as "linux".
+	Name() string
+
+	// Executable returns the absolute path of the running program. Ask before the
+	// process title changes (on OpenBSD it is derived from argv[0]).
+	Executable() (string, error)
+
+	// Confine puts the calling process, all threads of it, under the profile: root
+	// directory, groups, gid, uid, then the system's sandbox. It verifies that root
+	// cannot be had back. On an error the process must end.
+	Confine(Profile) (Guarantees, error)
+
+	// Peer returns who is at the other end of a local socket.
+	Peer(*net.UnixConn) (Cred, error)
+
+	// User looks a user up in all the system's sources (files, LDAP, SSSD …).
+	// ErrNoUser is a proven absence; any other error is temporary.
+	User(ctx context.Context, name string) (User, error)
+
+	// Notify tells the service manager, if there is one, how things stand.
+	Notify(State) error
+
+	// Paths returns where things live on this system.
+	Paths() Paths
+}
+
+// Authenticator is offered by hosts that can check a system user's password.
+// It needs root. A wrong password or unknown user is ErrBadPassword.
+type Authenticator interface {
+	Authenticate(ctx context.Context, user, password string) error
+}
+
+// Errors that callers test for.
+var (
+	ErrNoUser      = errors.New("no such user")
+	ErrBadPassword = errors.New("wrong user name or password")
+)
+
+// Profile says what a role needs, never how a system grants it.
+type Profile struct {
+	Role   string   // for messages
+	Root   string   // new root directory; empty: none
+	UID    int      // -1: keep
+	GID    int      // -1: keep
+	Groups []int    // supplementary groups
+	Inet   bool     // opens network sockets
+	Unix   bool     // opens local sockets
+	PassFD bool     // sends or receives descriptors
+	Read   []string // files and directories it reads (before chroot: absolute)
+	Write  []string // files and directories it reads, writes, creates, renames
+	Exec   bool     // starts other programs; excludes inherited sandboxes
+	Users  bool     // looks up users and groups
+	DNS    bool     // asks the resolver
+}
+
+// Guarantees is what was really obtained, for the log and the operator. A word
+// per mechanism: "on", "off: why", or its version.
+type Guarantees struct {
+	Root       string // the root directory in force
+	UID, GID   int
+	Mechanisms []Mechanism // in the order applied
+	Missing    []string    // protections this system or kernel does not offer
+}
+
+// Mechanism is one protection and how far it holds.
+type Mechanism struct{ Name, State string }
+
+// Cred identifies a local peer.
+type Cred struct {
+	UID, GID int
+	PID      int // 0 where the system does not tell
+}
+
+// User is a user of the system.
+type User struct {
+	Name     string
+	UID, GID int
+	Groups   []int // all groups, GID included
+	Home     string
+	Shell    string
+	Gecos    string
+}
+
+// State is told to the service manager.
+type State struct {
+	Ready     bool
+	Reloading bool
+	Stopping  bool
+	Watchdog  bool
+	Status    string
+}
+
+// Paths are the places of files on a system.
+type Paths struct {
+	Config   string // smtpd.conf
+	Spool    string // queue
+	Run      string // directory of the control socket and pid file
+	Empty    string // directory to chroot to
+	Libexec  string // helper, table and filter programs
+	Mail     string // system mailboxes
+	Aliases  string
+	MailName string // file with the server name
+	Shell    string
+	DefPath  string // PATH for commands
+}
