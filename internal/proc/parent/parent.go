@@ -1,0 +1,194 @@
+// Package parent is the process with the privileges: it starts the other
+// processes and starts them again when they die, binds sockets, opens what only
+// root can open, checks system passwords and starts delivery workers as their
+// recipients. It reads no mail and nothing else that a stranger sent.
+package parent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/platform"
+)
+
+// Config is a checked configuration, cut into the slices of the roles.
+type Config struct {
+	ServerName string
+	Listen     []Listen
+	Dispatcher proto.DispatcherConfig // without listeners: they follow from Listen
+	Lookup     proto.LookupConfig
+	Queue      proto.QueueConfig
+	Key        proto.KeyConfig
+	Control    proto.ControlConfig
+
+	TableFiles map[string]string          // table name → file that lookup may have opened
+	Actions    map[string]*ruleset.Action // by name, for delivery workers
+}
+
+// Listen is an address to bind and how its sessions behave. Interface sockets may
+// share an address only when they are equal.
+type Listen struct {
+	Address string // host:port
+	Options proto.Listener
+}
+
+// Options are what the wiring gives the parent, once.
+type Options struct {
+	Host       platform.Host
+	Paths      platform.Paths
+	Log        *proc.Log
+	Spawner    Spawner
+	OneProcess bool
+	Load       func() (*Config, error) // reads the configuration file again
+	Forward    ForwardOpener
+	SMTPUser   platform.User // runs commands out of aliases
+	QueueGID   int           // group of the offline directory
+	Version    string
+}
+
+// ForwardOpener opens a user's .forward after the checks of forward(5). A nil file
+// and nil error mean that there is none.
+type ForwardOpener func(home string, uid, gid int) (*os.File, error)
+
+// Parent is the running service.
+type Parent struct {
+	Options
+	stopped chan struct{} // closed when the service should end
+	stop    sync.Once
+
+	lifecycle sync.Mutex // held while roles are started, linked or configured
+
+	mu         sync.Mutex // guards what follows
+	config     *Config
+	previous   *Config // kept for sessions that run under it
+	generation uint32
+	members    map[proto.Role]*member
+	listeners  map[string]*net.TCPListener // by address
+	control    *net.UnixListener
+	verbose    proto.VerboseRequest
+	workers    map[*worker]struct{}
+
+	wg sync.WaitGroup
+}
+
+// order is the order in which roles are started. The dispatcher comes last, so
+// that the first connection finds everybody there.
+var order = []proto.Role{proto.Key, proto.Queue, proto.Lookup, proto.Control, proto.Dispatcher}
+
+// links are the pairs of roles that talk to each other.
+var links = [][2]proto.Role{
+	{proto.Dispatcher, proto.Queue}, {proto.Dispatcher, proto.Lookup}, {proto.Dispatcher, proto.Key},
+	{proto.Lookup, proto.Queue},
+	{proto.Control, proto.Dispatcher}, {proto.Control, proto.Queue}, {proto.Control, proto.Lookup}, {proto.Control, proto.Key},
+}
+
+// member is one role's present life.
+type member struct {
+	role     proto.Role
+	process  Process
+	conn     *imsg.Conn
+	reply    proto.SetupReply
+	started  time.Time
+	restarts int
+	up       bool
+}
+
+// New makes a parent for a first configuration.
+func New(o Options, c *Config, v proto.VerboseRequest) *Parent {
+	return &Parent{
+		Options: o, config: c, generation: 1, verbose: v,
+		stopped: make(chan struct{}), members: map[proto.Role]*member{},
+		listeners: map[string]*net.TCPListener{}, workers: map[*worker]struct{}{},
+	}
+}
+
+// Run binds the sockets, starts the roles and keeps them running until ctx ends or
+// somebody asks for the end. ready is called when mail is being accepted.
+func (p *Parent) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := p.bindAll(); err != nil {
+		return err
+	}
+	defer p.closeSockets()
+	for _, role := range order {
+		p.members[role] = &member{role: role}
+		if err := p.launch(ctx, role); err != nil {
+			p.endAll()
+			return fmt.Errorf("start %s: %w", role, err)
+		}
+		p.wg.Go(func() { p.supervise(ctx, role) })
+	}
+	p.Log.Infof("OpenSMTPD %s ready", p.Version)
+	ready()
+	p.wg.Go(func() { p.offline(ctx) })
+	select {
+	case <-ctx.Done():
+	case <-p.stopped:
+	}
+	p.shutdown()
+	cancel()
+	p.endAll()
+	p.wg.Wait()
+	return nil
+}
+
+// Stop asks for the end of the service.
+func (p *Parent) Stop() { p.stop.Do(func() { close(p.stopped) }) }
+
+// shutdownTimeout bounds the orderly end of all roles together.
+const shutdownTimeout = 8 * time.Second
+
+// shutdown asks the roles to finish, the dispatcher first: no new mail, then what
+// is being delivered.
+func (p *Parent) shutdown() {
+	p.lifecycle.Lock()
+	defer p.lifecycle.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	for i := len(order) - 1; i >= 0; i-- {
+		m := p.member(order[i])
+		if m == nil || m.conn == nil {
+			continue
+		}
+		if _, _, err := proto.Shutdown.Call(ctx, m.conn, proto.Empty{}); err != nil && !errors.Is(err, imsg.ErrPeerGone) {
+			p.Log.Warnf("%s did not end in order: %v", order[i], err)
+		}
+	}
+}
+
+// endAll closes the links, upon which the processes end.
+func (p *Parent) endAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		m.up = false
+		if m.conn != nil {
+			m.conn.Close()
+		}
+	}
+	for w := range p.workers {
+		w.conn.Close()
+	}
+}
+
+func (p *Parent) member(r proto.Role) *member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.members[r]
+}
+
+func (p *Parent) current() (*Config, uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.config, p.generation
+}

@@ -1,0 +1,81 @@
+package parent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+)
+
+// Reload reads the configuration again and puts it in force. On any error the
+// present one stays. Listening sockets that both have are kept; sessions that run
+// finish under the configuration they began with.
+func (p *Parent) Reload(ctx context.Context) error {
+	next, err := p.Load()
+	if err != nil {
+		p.Log.Warnf("reload: configuration unchanged: %v", err)
+		return err
+	}
+	p.lifecycle.Lock()
+	defer p.lifecycle.Unlock()
+	p.mu.Lock()
+	fresh, err := p.bind(next)
+	if err != nil {
+		p.mu.Unlock()
+		p.Log.Warnf("reload: configuration unchanged: %v", err)
+		return err
+	}
+	maps.Copy(p.listeners, fresh)
+	old, oldPrevious := p.config, p.previous
+	p.previous, p.config = old, next
+	p.generation++
+	p.mu.Unlock()
+
+	if err := p.configureAll(ctx); err != nil {
+		p.mu.Lock()
+		p.previous, p.config = oldPrevious, old
+		p.generation++
+		p.mu.Unlock()
+		if back := p.configureAll(ctx); back != nil {
+			p.Log.Critf("reload: cannot go back to the old configuration: %v", back)
+		}
+		p.dropListeners(old)
+		p.Log.Warnf("reload: configuration unchanged: %v", err)
+		return err
+	}
+	p.dropListeners(next)
+	p.Log.Infof("configuration reloaded")
+	return nil
+}
+
+// configureAll sends every role that is up its slice; the dispatcher last, when
+// all it may ask for is in force. A role that is down gets its slice when it starts.
+func (p *Parent) configureAll(ctx context.Context) error {
+	for _, role := range order {
+		m := p.member(role)
+		if role == proto.Control || m == nil || !m.up {
+			continue
+		}
+		if err := p.configure(ctx, m); err != nil {
+			return fmt.Errorf("%s: %w", role, err)
+		}
+	}
+	return nil
+}
+
+// dropListeners closes the sockets that c does not have.
+func (p *Parent) dropListeners(c *Config) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted := map[string]bool{}
+	for _, l := range c.Listen {
+		wanted[l.Address] = true
+	}
+	for a, l := range p.listeners {
+		if !wanted[a] {
+			l.Close()
+			delete(p.listeners, a)
+		}
+	}
+}

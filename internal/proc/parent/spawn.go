@@ -1,0 +1,80 @@
+package parent
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+)
+
+// Credential is whom a process runs as; nil leaves it as the parent.
+type Credential struct {
+	UID, GID int
+	Groups   []int
+}
+
+// Process is something that was started.
+type Process interface {
+	PID() int
+	Wait() error // returns when it has ended, with why when that was not orderly
+	Kill()
+}
+
+// Spawner starts roles. files become descriptors 3, 4, … and are closed by the
+// spawner, whatever comes of it.
+type Spawner interface {
+	Spawn(role proto.Role, title string, cred *Credential, files ...*os.File) (Process, error)
+}
+
+// Exec starts each role as a process of its own from the same executable.
+type Exec struct {
+	Path   string    // absolute path of the executable
+	Args   []string  // further arguments for every role
+	Stderr io.Writer // takes the log lines of the roles, each with its severity in front
+	Prefix string    // of process titles, such as "opensmtpd"
+}
+
+// Spawn implements Spawner. The environment is empty but for what the Go runtime
+// may be told.
+func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*os.File) (Process, error) {
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	cmd := exec.Command(e.Path)
+	cmd.Args = append([]string{e.Prefix + ": " + title, "-x", string(role)}, e.Args...)
+	cmd.Dir = "/"
+	cmd.Env = []string{}
+	for _, kv := range os.Environ() {
+		if strings.HasPrefix(kv, "GODEBUG=") || strings.HasPrefix(kv, "GOMAXPROCS=") || strings.HasPrefix(kv, "GOTRACEBACK=") || strings.HasPrefix(kv, "GORACE=") {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	cmd.Stderr = e.Stderr
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if cred != nil {
+		groups := make([]uint32, len(cred.Groups))
+		for i, g := range cred.Groups {
+			groups[i] = uint32(g)
+		}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(cred.UID), Gid: uint32(cred.GID), Groups: groups}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", title, err)
+	}
+	return &child{cmd}, nil
+}
+
+type child struct{ cmd *exec.Cmd }
+
+func (c *child) PID() int { return c.cmd.Process.Pid }
+func (c *child) Kill()    { _ = c.cmd.Process.Kill() } // an error means that it has ended already
+func (c *child) Wait() error {
+	return c.cmd.Wait()
+}

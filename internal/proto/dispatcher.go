@@ -1,0 +1,75 @@
+package proto
+
+import (
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+)
+
+// Served by the dispatcher.
+var (
+	// LocalSession returns a descriptor that speaks SMTP, for local submission.
+	LocalSession = imsg.Method[LocalSessionRequest, Empty]{ID: 0x0601, Name: "dispatcher.local-session"}
+	// HoldSMTP stops or restarts accepting connections.
+	HoldSMTP = imsg.Method[HoldRequest, Empty]{ID: 0x0602, Name: "dispatcher.hold-smtp"}
+	// Relay hands due envelopes of one next hop over. Results come per envelope.
+	Relay = imsg.Method[RelayRequest, RelayReply]{ID: 0x0603, Name: "dispatcher.relay", MaxSize: 8 << 20}
+)
+
+// LocalSessionRequest says who asks, as the system told.
+type LocalSessionRequest struct{ UID, GID int }
+
+// RelayRequest is a batch of envelopes of one action.
+type RelayRequest struct{ Envelopes []*envelope.Envelope }
+
+// RelayReply holds a result per envelope, in order.
+type RelayReply struct{ Results []RelayResult }
+
+// RelayResult is what came of one envelope.
+type RelayResult struct {
+	ID     envelope.ID
+	Result string // Ok, TempFail, PermFail
+	Text   string
+	Status [3]uint8
+	Next   time.Duration // do not try again before; zero: the usual times
+}
+
+// Served by the key process.
+var (
+	// Sign signs a digest with the private key of a pki.
+	Sign = imsg.Method[SignRequest, SignReply]{ID: 0x0701, Name: "key.sign"}
+)
+
+// SignRequest names a key and what to sign; Hash and PSS are crypto/tls's choice.
+type SignRequest struct {
+	PKI     string
+	Hash    uint   // crypto.Hash, 0 for Ed25519
+	PSSSalt int    // salt length of RSA-PSS as crypto/rsa has it
+	PSS     bool   // RSA-PSS instead of PKCS #1 v1.5
+	Digest  []byte // the message itself for Ed25519
+}
+
+// SignReply holds the signature.
+type SignReply struct{ Signature []byte }
+
+// Served by control, to programs on this host (smtpctl, sendmail). They may also
+// call, if they are root, List, Show, Manage, Hold, HoldSMTP, UpdateTable, Reload,
+// Stop, Status, SetVerbose and Stats, which control passes on.
+var (
+	// Hello opens the conversation; the versions of the protocol must agree.
+	Hello = imsg.Method[HelloRequest, HelloReply]{ID: 0x0801, Name: "control.hello"}
+)
+
+// ControlVersion is the version of the calls that programs make over the local socket.
+const ControlVersion = 1
+
+// HelloRequest tells what the program speaks.
+type HelloRequest struct{ Version uint32 }
+
+// HelloReply tells what the daemon is.
+type HelloReply struct {
+	Version    uint32
+	Software   string
+	ServerName string
+}

@@ -1,0 +1,77 @@
+package proto
+
+import (
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+)
+
+// Served by the parent.
+var (
+	// OpenForward returns the content of a user's .forward as a descriptor, opened
+	// after the checks of forward(5); no descriptor when there is none. The parent
+	// takes the home directory from the request for users of a userbase table, and
+	// checks the file's owner against UID in any case.
+	OpenForward = imsg.Method[OpenForwardRequest, Empty]{ID: 0x0401, Name: "parent.open-forward"}
+	// SystemAuth checks a system user's password.
+	SystemAuth = imsg.Method[SystemAuthRequest, Empty]{ID: 0x0402, Name: "parent.system-auth"}
+	// OpenTable returns a descriptor of the file of a declared table.
+	OpenTable = imsg.Method[OpenTableRequest, Empty]{ID: 0x0403, Name: "parent.open-table"}
+	// StartWorker starts a delivery worker as a user and returns the socket to it.
+	// The parent takes the method from its own configuration and refuses uid 0 for
+	// all but mbox.
+	StartWorker = imsg.Method[WorkerRequest, Empty]{ID: 0x0404, Name: "parent.start-worker"}
+	// Reload reads the configuration again. The reply lists its mistakes; when there
+	// are any, nothing has changed.
+	Reload = imsg.Method[Empty, ReloadReply]{ID: 0x0405, Name: "parent.reload", MaxSize: 1 << 20}
+	// Stop ends the service.
+	Stop = imsg.Method[Empty, Empty]{ID: 0x0406, Name: "parent.stop"}
+	// Status lists the processes and their protections.
+	Status = imsg.Method[Empty, StatusReply]{ID: 0x0407, Name: "parent.status"}
+	// SetVerbose changes the level of logging of all roles.
+	SetVerbose = imsg.Method[VerboseRequest, Empty]{ID: 0x0408, Name: "parent.set-verbose"}
+)
+
+// OpenForwardRequest names a user as the userbase has it.
+type OpenForwardRequest struct {
+	User     string
+	UID, GID int
+	Home     string
+}
+
+// SystemAuthRequest holds a secret: never logged.
+type SystemAuthRequest struct{ User, Password string }
+
+// OpenTableRequest names a table of a configuration.
+type OpenTableRequest struct {
+	Generation uint32
+	Name       string
+}
+
+// WorkerRequest asks for a worker of a user for an action. Command marks a worker
+// that runs commands or appends to files out of aliases and .forward files.
+type WorkerRequest struct {
+	Action   string
+	User     string // empty: the unprivileged user, for commands straight from aliases
+	Userbase string // table that User is from; empty: the system's users
+	UID, GID int
+	Home     string
+}
+
+// ReloadReply lists what was wrong, a line each.
+type ReloadReply struct{ Errors []string }
+
+// StatusReply lists the roles.
+type StatusReply struct {
+	ServerName string
+	Generation uint32
+	OneProcess bool
+	Roles      []RoleStatus
+}
+
+// RoleStatus is one process.
+type RoleStatus struct {
+	Role       Role
+	PID        int
+	Restarts   int
+	Guarantees string
+	Missing    string
+}
