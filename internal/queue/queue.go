@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -71,6 +72,34 @@ type Message struct {
 	Envelopes []*envelope.Envelope
 	Body      []byte // when not Spilled
 	Spilled   bool   // the body was written to the file of Spill
+}
+
+// Check tells what makes m unfit to be stored: no id, no envelopes, an envelope of
+// another message or twice the same, an inline body above InlineMax.
+func (m *Message) Check() error {
+	switch {
+	case m.ID == 0:
+		return errors.New("message without an id")
+	case len(m.Envelopes) == 0:
+		return fmt.Errorf("message %v has no envelopes", m.ID)
+	case !m.Spilled && len(m.Body) > InlineMax:
+		return fmt.Errorf("message %v has a body of %d bytes in memory", m.ID, len(m.Body))
+	}
+	for _, e := range m.Envelopes {
+		if e.ID.MsgID() != m.ID || uint32(e.ID) == 0 {
+			return fmt.Errorf("message %v has envelope %v", m.ID, e.ID)
+		}
+	}
+	if len(m.Envelopes) > 1 {
+		seen := make(map[envelope.ID]struct{}, len(m.Envelopes))
+		for _, e := range m.Envelopes {
+			seen[e.ID] = struct{}{}
+		}
+		if len(seen) != len(m.Envelopes) {
+			return fmt.Errorf("message %v has an envelope twice", m.ID)
+		}
+	}
+	return nil
 }
 
 // Body is the text of a stored message, LF line ends. Either Bytes is set (small
