@@ -136,6 +136,12 @@ func (p *Process) attach(peer proto.Role, f *os.File) error {
 	return nil
 }
 
+// End ends the process in order.
+func (p *Process) End() { p.stop() }
+
+// Confined tells whether the process is separated from the others.
+func (p *Process) Confined() bool { return p.confined }
+
 // Go runs f until the process ends; Run waits for it.
 func (p *Process) Go(f func(ctx context.Context)) {
 	p.wg.Go(func() { f(p.ctx) })

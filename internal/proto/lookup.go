@@ -2,6 +2,7 @@ package proto
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
@@ -45,7 +46,8 @@ type ExpandRequest struct {
 	EnvID      string
 	Notify     envelope.Notify
 	OrigRcpt   string
-	Bounce     bool // our own DSN: without a rule it is relayed
+	Bounce     bool      // our own DSN: without a rule it is relayed
+	Created    time.Time // of the envelope that is sent through the rules again; zero: now
 }
 
 // ExpandReply holds the ids of the envelopes made.

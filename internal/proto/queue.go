@@ -1,11 +1,10 @@
 package proto
 
 import (
-	"time"
-
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler"
 )
 
 // Served by the queue.
@@ -73,11 +72,8 @@ type ListReply struct {
 
 // ListEntry is one envelope and where it stands.
 type ListEntry struct {
-	Envelope  envelope.Envelope
-	State     string // pending, scheduled, inflight, held
-	Suspended bool
-	Next      time.Time
-	Hold      string
+	Envelope envelope.Envelope
+	Status   scheduler.Status
 }
 
 // ShowRequest asks for an envelope's text, or for its message's body.

@@ -164,6 +164,7 @@ type QueueConfig struct {
 	Generation    uint32
 	ServerName    string
 	Actions       []Action
+	CommandUser   string // runs commands straight out of aliases
 	TTL           time.Duration
 	RetryMDA      time.Duration // base of the quadratic retry times
 	RetryMTA      time.Duration
@@ -175,6 +176,9 @@ type QueueConfig struct {
 	MaxInflight   int
 	MaxSession    int // local deliveries at a time
 	MaxPerUser    int
+	TaskHiwat     int
+	TaskLowat     int
+	TaskRelease   int
 	PauseMDA      bool
 	PauseMTA      bool
 	Verbose       VerboseRequest

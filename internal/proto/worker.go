@@ -35,4 +35,5 @@ type DeliverReply struct {
 	Outcome  uint8 // mda.Outcome
 	Enhanced smtp.EnhancedCode
 	Text     string
+	Exit     int // exit status of a command that failed
 }

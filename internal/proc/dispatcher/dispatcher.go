@@ -1,0 +1,176 @@
+// Package dispatcher is the process that faces the network: it speaks SMTP with
+// clients and, later on, with other hosts. It cannot read files, sees no private
+// key, and can store a message only for recipients that lookup has submitted under
+// the message id it was given.
+package dispatcher
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/maillog"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/report"
+	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
+	"github.com/opensmtpd/opensmtpd/internal/stats"
+	"github.com/opensmtpd/opensmtpd/platform"
+)
+
+// Dispatcher is the role.
+type Dispatcher struct {
+	p      *proc.Process
+	events report.Sink
+	stats  *stats.Counters
+	server *server.Server
+
+	current atomic.Pointer[generation]
+	paused  atomic.Bool
+
+	mu     sync.Mutex // guards what follows
+	passed []*os.File // sockets waiting for their configuration
+	active bool       // Start was called
+}
+
+// New makes the role.
+func New(p *proc.Process) *Dispatcher {
+	d := &Dispatcher{p: p, stats: stats.New()}
+	d.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), d.stats}
+	return d
+}
+
+// Mux implements proc.Role.
+func (d *Dispatcher) Mux(peer proto.Role) *imsg.Mux {
+	mux := imsg.NewMux()
+	switch peer {
+	case proto.Parent:
+		proto.PassListeners.Handle(mux, d.passListeners)
+		proto.SetupDispatcher.Handle(mux, proc.Handler(d.setup))
+	case proto.Control:
+		proto.LocalSession.Handle(mux, d.localSession)
+		proto.HoldSMTP.Handle(mux, proc.Handler(d.hold))
+		proto.Stats.Handle(mux, proc.Handler(d.snapshot))
+	}
+	return mux
+}
+
+func (d *Dispatcher) passListeners(_ context.Context, req proto.PassListenersRequest, files []*os.File) (proto.Empty, []*os.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if req.First == 0 {
+		for _, f := range d.passed {
+			f.Close()
+		}
+		d.passed = nil
+	}
+	d.passed = append(d.passed, files...)
+	return proto.Empty{}, nil, nil
+}
+
+// setup puts a configuration in force: new sessions see it, running ones finish
+// under theirs. The sockets of the old one are closed after the new ones listen,
+// so no connection is refused meanwhile.
+func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.SetupReply, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	files := d.passed
+	d.passed = nil
+	g, err := d.newGeneration(&c, files)
+	if err != nil {
+		return proto.SetupReply{}, err
+	}
+	reply, err := d.p.Confine(c.Confine, platform.Profile{Inet: true, PassFD: true})
+	if err != nil {
+		return reply, err
+	}
+	d.p.Log.SetVerbose(c.Verbose)
+	old := d.current.Swap(g)
+	if old == nil {
+		d.server = server.New(server.Limits{MaxSessions: c.MaxSessions, MaxPerSource: c.MaxPerSource})
+		d.paused.Store(c.Paused)
+	}
+	if d.active && !d.paused.Load() {
+		g.listen()
+	}
+	if old != nil {
+		old.retire()
+	}
+	return reply, nil
+}
+
+// Start implements proc.Role.
+func (d *Dispatcher) Start(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active = true
+	if !d.paused.Load() {
+		d.current.Load().listen()
+	}
+	return nil
+}
+
+// Stop implements proc.Role: no new connections, and the sessions end, idle ones
+// at once, others after their transaction.
+func (d *Dispatcher) Stop(ctx context.Context) {
+	d.mu.Lock()
+	d.active = false
+	d.mu.Unlock()
+	d.current.Load().stopListening()
+	if err := d.server.Drain(ctx); err != nil {
+		d.p.Log.Debugf("sessions cut at the end: %v", err)
+	}
+}
+
+// hold stops or restarts accepting. Connections wait in the kernel's queue meanwhile.
+func (d *Dispatcher) hold(_ context.Context, req proto.HoldRequest) (proto.Empty, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.paused.Swap(req.Pause) == req.Pause {
+		return proto.Empty{}, fmt.Errorf("smtp is already %s", map[bool]string{true: "paused", false: "running"}[req.Pause])
+	}
+	g := d.current.Load()
+	if req.Pause {
+		g.stopListening()
+		d.p.Log.Infof("smtp paused")
+	} else {
+		if d.active {
+			g.listen()
+		}
+		d.p.Log.Infof("smtp resumed")
+	}
+	return proto.Empty{}, nil
+}
+
+// localSession starts a session for a program on this host and returns its end.
+func (d *Dispatcher) localSession(_ context.Context, req proto.LocalSessionRequest, files []*os.File) (proto.Empty, []*os.File, error) {
+	for _, f := range files {
+		f.Close()
+	}
+	ours, theirs, err := imsg.SocketPair()
+	if err != nil {
+		return proto.Empty{}, nil, err
+	}
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return proto.Empty{}, nil, err
+	}
+	g := d.current.Load()
+	cfg := g.socket
+	d.p.Go(func(ctx context.Context) { d.server.ServeConn(ctx, conn, cfg) })
+	return proto.Empty{}, []*os.File{theirs}, nil
+}
+
+func (d *Dispatcher) snapshot(context.Context, proto.Empty) (proto.StatsReply, error) {
+	var r proto.StatsReply
+	for name, v := range d.stats.Snapshot() {
+		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
+	}
+	return r, nil
+}

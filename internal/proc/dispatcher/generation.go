@@ -1,0 +1,213 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
+)
+
+// generation is one configuration with its sockets and the sessions that run
+// under it.
+type generation struct {
+	d       *Dispatcher
+	number  uint32
+	socket  *server.Config // sessions of the local socket
+	sockets []*listener
+
+	sessions atomic.Int64
+	retired  atomic.Bool
+	released sync.Once
+
+	stop context.CancelFunc // ends the accept loops, nil when there are none
+}
+
+// listener is a socket and the configuration of its sessions.
+type listener struct {
+	file    *os.File
+	config  *server.Config
+	options server.Options
+}
+
+// newGeneration builds what the configuration describes. It owns files.
+func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) (_ *generation, err error) {
+	g := &generation{d: d, number: c.Generation}
+	defer func() {
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+		}
+	}()
+	if len(files) != len(c.Listeners) {
+		return nil, fmt.Errorf("%d sockets for %d listeners", len(files), len(c.Listeners))
+	}
+	keys := d.keyring(c)
+	for i := range c.Listeners {
+		cfg, err := g.sessionConfig(c, &c.Listeners[i], keys)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", c.Listeners[i].Address, err)
+		}
+		l := &listener{file: files[i], config: cfg}
+		l.options.Config = func() *server.Config { return cfg }
+		if o := &c.Listeners[i]; o.Proxy {
+			l.options.Proxy = true
+			if o.ProxyFrom != "" {
+				l.options.TrustProxy = g.trustProxy(o.ProxyFrom)
+			}
+		}
+		g.sockets = append(g.sockets, l)
+	}
+	g.socket, err = g.sessionConfig(c, &c.Socket, keys)
+	if err != nil {
+		return nil, err
+	}
+	g.socket.Local, g.socket.AuthInClear = true, true
+	return g, nil
+}
+
+// sessionConfig translates a listener's options.
+func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener, keys *keyring) (*server.Config, error) {
+	cfg := &server.Config{
+		Name: l.Hostname, Tag: l.Tag, Events: g.d.events,
+		TLSMode: server.TLSMode(l.TLS), Auth: server.AuthMode(l.Auth),
+		Submission: l.Local || l.Port == 587 || l.Port == 465, Masquerade: l.Masquerade,
+		MaskSource: l.MaskSource, ReceivedAuth: l.ReceivedAuth, NoDSN: l.NoDSN,
+		MaxSize: c.MaxMessageSize, MaxRcpt: c.MaxRcpt, MaxMails: c.MaxMails, MaxErrors: c.MaxErrors, MinRate: int64(c.MinRate),
+		AuthDelay: authDelay,
+	}
+	if cfg.Name == "" {
+		cfg.Name = c.ServerName
+	}
+	if c.NormalizeBare {
+		cfg.BareNewline = server.NormalizeBare
+	}
+	if cfg.TLSMode != server.NoTLS {
+		var err error
+		if cfg.TLS, err = keys.serverConfig(c, l); err != nil {
+			return nil, err
+		}
+	}
+	cfg.RDNS = g.reverseName
+	if l.Hostnames != "" {
+		cfg.NameFor = g.hostName(l.Hostnames)
+	}
+	options := *l
+	cfg.Backend = func(s *server.Session) server.Backend {
+		g.sessions.Add(1)
+		context.AfterFunc(s.Context, g.sessionEnded)
+		return &session{g: g, s: s, l: &options, filterless: l.Filter == ""}
+	}
+	return cfg, nil
+}
+
+// authDelay makes guessing slow within one session; lookup keeps the count by
+// source across sessions.
+func authDelay(failures int) time.Duration {
+	return min(time.Duration(failures)*time.Second, 8*time.Second)
+}
+
+// listen starts accepting on all sockets.
+func (g *generation) listen() {
+	if g.stop != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.stop = cancel
+	for _, l := range g.sockets {
+		ln, err := net.FileListener(l.file)
+		if err != nil {
+			g.d.p.Log.Critf("cannot listen on a socket of the parent: %v", err)
+			continue
+		}
+		g.d.p.Go(func(life context.Context) {
+			defer context.AfterFunc(life, cancel)()
+			if err := g.d.server.Serve(ctx, ln, l.options); err != nil && !errors.Is(err, net.ErrClosed) {
+				g.d.p.Log.Critf("listener: %v", err)
+			}
+		})
+	}
+}
+
+// stopListening ends the accept loops; sessions go on.
+func (g *generation) stopListening() {
+	if g.stop != nil {
+		g.stop()
+		g.stop = nil
+	}
+}
+
+// retire ends a generation's accept loops for good. When its last session has
+// ended, lookup may forget it.
+func (g *generation) retire() {
+	g.stopListening()
+	for _, l := range g.sockets {
+		l.file.Close()
+	}
+	g.retired.Store(true)
+	g.release()
+}
+
+func (g *generation) sessionEnded() {
+	g.sessions.Add(-1)
+	g.release()
+}
+
+func (g *generation) release() {
+	if !g.retired.Load() || g.sessions.Load() > 0 {
+		return
+	}
+	g.released.Do(func() {
+		g.d.p.Go(func(ctx context.Context) {
+			conn, err := g.d.p.Links.Conn(ctx, proto.Lookup)
+			if err == nil {
+				err = proto.ReleaseGeneration.Send(conn, proto.GenerationRequest{Generation: g.number})
+			}
+			if err != nil && !errors.Is(err, imsg.ErrPeerGone) {
+				g.d.p.Log.Warnf("release configuration %d: %v", g.number, err)
+			}
+		})
+	})
+}
+
+// reverseName asks lookup for a client's name. A name that does not lead back to
+// the client is shown all the same, as the original does.
+func (g *generation) reverseName(ctx context.Context, client netip.Addr) string {
+	r, err := proc.Ask(ctx, g.d.p.Links, proto.Lookup, proto.ReverseName, proto.ReverseRequest{Address: client})
+	if err != nil {
+		return ""
+	}
+	return r.Name
+}
+
+func (g *generation) hostName(table string) func(context.Context, netip.Addr) string {
+	return func(ctx context.Context, local netip.Addr) string {
+		r, err := proc.Ask(ctx, g.d.p.Links, proto.Lookup, proto.HostName, proto.KeyRequest{Generation: g.number, Table: table, Key: local.Unmap().String()})
+		if err != nil || !r.Found {
+			return ""
+		}
+		return r.Value
+	}
+}
+
+// trustTimeout bounds the question who may send PROXY headers.
+const trustTimeout = 5 * time.Second
+
+func (g *generation) trustProxy(table string) func(netip.Addr) bool {
+	return func(peer netip.Addr) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), trustTimeout)
+		defer cancel()
+		r, err := proc.Ask(ctx, g.d.p.Links, proto.Lookup, proto.HasAddress, proto.KeyRequest{Generation: g.number, Table: table, Key: peer.Unmap().String()})
+		return err == nil && r.Yes
+	}
+}

@@ -1,0 +1,144 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
+)
+
+// session answers the questions of one SMTP session by asking lookup and queue.
+type session struct {
+	g          *generation
+	s          *server.Session
+	l          *proto.Listener
+	filterless bool
+	queue      *imsg.Conn // the link that the open transaction belongs to
+}
+
+// refusal turns an answer that another process sent over the link into the reply
+// it stands for. Anything else stays as it is: temporary.
+func refusal(err error) error {
+	if e := proto.SMTPError(err); e != nil {
+		var remote *imsg.RemoteError
+		if errors.As(err, &remote) {
+			e.Err = cause{remote.Text}
+		}
+		return e
+	}
+	return err
+}
+
+// cause is the private part of a refusal by another process: its text may end in
+// the place of the rule.
+type cause struct{ text string }
+
+func (c cause) Error() string { return c.text }
+
+// Authenticate implements server.Backend.
+func (b *session) Authenticate(ctx context.Context, user, password string) error {
+	_, err := proc.Ask(ctx, b.g.d.p.Links, proto.Lookup, proto.Authenticate, proto.AuthRequest{
+		Generation: b.g.number, Table: b.l.AuthTable, User: user, Password: password, Source: b.s.Source,
+	})
+	return refusal(err)
+}
+
+// Mail implements server.Backend.
+func (b *session) Mail(ctx context.Context, t *server.Transaction) error {
+	if !b.filterless {
+		return &smtp.Error{Code: 451, Enhanced: smtp.EnhancedCode{4, 3, 5}, Text: "Filters are not available yet",
+			Err: fmt.Errorf("listener %s has filter %q", b.l.Address, b.l.Filter)}
+	}
+	if b.s.Authenticated && !b.s.Local && b.l.Senders != "" {
+		_, err := proc.Ask(ctx, b.g.d.p.Links, proto.Lookup, proto.CheckSender, proto.CheckSenderRequest{
+			Generation: b.g.number, Table: b.l.Senders, User: b.s.Username, Sender: t.Sender,
+		})
+		if err != nil {
+			return refusal(err)
+		}
+	}
+	conn, err := b.g.d.p.Links.Conn(ctx, proto.Queue)
+	if err != nil {
+		return err
+	}
+	r, _, err := proto.Begin.Call(ctx, conn, proto.BeginRequest{Session: uint64(b.s.ID)})
+	if err != nil {
+		return refusal(err)
+	}
+	t.ID, b.queue = r.MsgID, conn
+	return nil
+}
+
+// Rcpt implements server.Backend. Pipelined recipients are asked for side by side.
+func (b *session) Rcpt(ctx context.Context, t *server.Transaction, rcpts []server.Recipient, errs []error) {
+	if len(rcpts) == 1 {
+		errs[0] = b.rcpt(ctx, t, &rcpts[0])
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range rcpts {
+		wg.Go(func() { errs[i] = b.rcpt(ctx, t, &rcpts[i]) })
+	}
+	wg.Wait()
+}
+
+func (b *session) rcpt(ctx context.Context, t *server.Transaction, r *server.Recipient) error {
+	reply, err := proc.Ask(ctx, b.g.d.p.Links, proto.Lookup, proto.Expand, proto.ExpandRequest{
+		Generation: b.g.number, MsgID: t.ID,
+		Facts: ruleset.Facts{
+			Tag: b.s.Tag, Source: b.s.Source, RDNS: b.s.RDNS, HELO: b.s.HELO,
+			Authenticated: b.s.Authenticated, Username: b.s.Username, TLS: b.s.TLS != nil,
+			Sender: t.Sender, Rcpt: r.Path,
+		},
+		Hostname: b.s.RDNS, SMTPName: b.s.Name, EightBit: t.EightBit, UTF8: t.UTF8,
+		Ret: t.Ret, EnvID: t.EnvID, Notify: r.Notify, OrigRcpt: r.OrigRcpt,
+	})
+	if err != nil {
+		return refusal(err)
+	}
+	if n := len(reply.IDs); n > 0 {
+		r.Envelope = reply.IDs[n-1]
+	}
+	return nil
+}
+
+// Data implements server.Backend.
+func (b *session) Data(context.Context, *server.Transaction) error { return nil }
+
+// Spill implements server.Backend.
+func (b *session) Spill(ctx context.Context, t *server.Transaction) (io.WriteCloser, error) {
+	_, files, err := proto.Spill.Call(ctx, b.queue, proto.MsgRequest{MsgID: t.ID})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("spill: %d descriptors, want 1", len(files))
+	}
+	return files[0], nil
+}
+
+// Commit implements server.Backend.
+func (b *session) Commit(ctx context.Context, t *server.Transaction, body []byte, size int64) error {
+	_, _, err := proto.Commit.Call(ctx, b.queue, proto.CommitRequest{MsgID: t.ID, Spilled: body == nil, Body: body})
+	return refusal(err)
+}
+
+// Reset implements server.Backend.
+func (b *session) Reset(t *server.Transaction) { b.rollback(t.ID) }
+
+func (b *session) rollback(id envelope.MsgID) {
+	// When the link is gone, so is the transaction.
+	_ = proto.Rollback.Send(b.queue, proto.MsgRequest{MsgID: id})
+}

@@ -1,0 +1,237 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/deliver"
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/report"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/mda"
+)
+
+// batchSize is how many due envelopes are taken from the schedule at a time.
+const batchSize = 256
+
+// run takes due envelopes from the schedule and sets attempts off, until ctx ends.
+func (q *Queue) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-q.sched.Changed():
+		case <-timer.C:
+		}
+		for ctx.Err() == nil {
+			due, wake := q.sched.Next(time.Now(), batchSize)
+			for _, id := range due.Removed {
+				q.removed(ctx, id)
+			}
+			for _, id := range due.Expired {
+				q.expired(ctx, id)
+			}
+			for _, item := range due.Attempts {
+				q.attempt(ctx, item)
+			}
+			if len(due.Removed)+len(due.Expired)+len(due.Attempts) > 0 {
+				continue
+			}
+			if !wake.IsZero() {
+				timer.Reset(max(time.Until(wake), time.Millisecond))
+			}
+			break
+		}
+	}
+}
+
+// take returns an envelope that is in flight, or nil after a failure to read it,
+// which has been dealt with.
+func (q *Queue) take(ctx context.Context, id envelope.ID) *envelope.Envelope {
+	q.mu.Lock()
+	e := q.fresh[id]
+	delete(q.fresh, id)
+	q.mu.Unlock()
+	if e != nil {
+		return e
+	}
+	e, err := q.store.Load(ctx, id)
+	switch {
+	case err == nil:
+		if e.TTL <= 0 {
+			e.TTL = q.config.Load().TTL
+		}
+		return e
+	case errors.Is(err, queue.ErrNotFound), errors.Is(err, queue.ErrCorrupt):
+		q.p.Log.Warnf("queue: envelope %s: %v", id, err)
+		q.sched.Remove(id)
+	default:
+		q.p.Log.Warnf("queue: read envelope %s: %v", id, err)
+		q.sched.Retry(id, time.Now().Add(retryDelay))
+	}
+	return nil
+}
+
+// attempt sets one attempt off. It does not wait for its end.
+func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
+	e := q.take(ctx, item.ID)
+	if e == nil {
+		return
+	}
+	if e.Type == envelope.Bounce {
+		q.bounces.add(e, e.BounceType)
+		return
+	}
+	action := q.config.Load().actions[e.Action]
+	switch {
+	case action == nil && e.Action != "":
+		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
+	case e.Type == envelope.MTA:
+		q.tempFail(ctx, e, "", smtp.EnhancedCode{4, 3, 0}, "Relaying is not available yet")
+	case action == nil || !action.Local:
+		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
+	default:
+		a := &deliver.Attempt{
+			Envelope: e, Userbase: action.Userbase, RunAs: action.User, Mbox: action.Mbox,
+			Open: func(ctx context.Context) (queue.Body, error) { return q.store.Open(ctx, e.ID.MsgID()) },
+		}
+		if e.User == "" { // a command or file straight out of an alias
+			a.Userbase, a.RunAs = "", q.config.Load().CommandUser
+		}
+		q.deliver.Add(a)
+	}
+}
+
+// desk takes results from the deliveries.
+type desk struct{ q *Queue }
+
+// Done implements deliver.Desk.
+func (d desk) Done(a *deliver.Attempt, r mda.Result) {
+	q, e := d.q, a.Envelope
+	ctx := context.WithoutCancel(q.ctx())
+	switch r.Outcome {
+	case mda.Delivered:
+		q.delivered(ctx, e, "", r.Text)
+	case mda.PermFail:
+		q.permFail(ctx, e, "", r.Enhanced, r.Text)
+	case mda.Loop:
+		q.stats.Add("scheduler.delivery.loop", 1)
+		q.permFail(ctx, e, "", smtp.EnhancedCode{5, 4, 6}, r.Text)
+	default:
+		q.tempFail(ctx, e, "", r.Enhanced, r.Text)
+	}
+}
+
+// Hold implements deliver.Desk.
+func (d desk) Hold(a *deliver.Attempt, name string) {
+	q, e := d.q, a.Envelope
+	if q.sched.Hold(e.ID, name, time.Now()) {
+		q.mu.Lock()
+		if len(q.fresh) < maxFresh {
+			q.fresh[e.ID] = e
+		}
+		q.mu.Unlock()
+	}
+}
+
+// Release implements deliver.Desk.
+func (d desk) Release(name string, n int) { d.q.sched.Release(name, n) }
+
+// delivered ends an envelope well.
+func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text string) {
+	q.report(e, relay, "Ok", text, time.Time{})
+	q.stats.Add("scheduler.delivery.ok", 1)
+	if wantsSuccess(e) {
+		q.bounces.add(e, envelope.BounceDelivered)
+		return
+	}
+	q.forget(ctx, e.ID)
+}
+
+// permFail ends an envelope with a report to its sender.
+func (q *Queue) permFail(ctx context.Context, e *envelope.Envelope, relay string, status smtp.EnhancedCode, text string) {
+	q.report(e, relay, "PermFail", text, time.Time{})
+	q.stats.Add("scheduler.delivery.permfail", 1)
+	q.failed(ctx, e, status, text)
+}
+
+// failed gives an envelope up: its sender is told, if that is wanted and possible.
+func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.EnhancedCode, text string) {
+	if status[0] != 5 {
+		status = smtp.EnhancedCode{5, status[1], status[2]}
+	}
+	e.Status, e.ErrorLine, e.LastTry = status, envelope.Clean(text), time.Now().Truncate(time.Second)
+	if !wantsFailure(e) {
+		if e.Sender.IsNull() {
+			q.p.Log.Warnf("queue: no return path for %s: %s", e.ID, e.ErrorLine)
+		}
+		q.forget(ctx, e.ID)
+		return
+	}
+	q.bounces.add(e, envelope.BounceFailed)
+}
+
+// tempFail keeps an envelope for another attempt. The new state is on disk before
+// the schedule has it.
+func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string, status smtp.EnhancedCode, text string) {
+	now := time.Now().Truncate(time.Second)
+	c := q.config.Load()
+	e.Retry++
+	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
+	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
+	q.stats.Add("scheduler.delivery.tempfail", 1)
+	q.report(e, relay, "TempFail", text, e.NextTry)
+	if q.warnDue(e, now) {
+		e.LastBounce = now
+		q.bounces.warn(e)
+	}
+	if err := q.store.Update(ctx, e); err != nil {
+		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)
+	}
+	q.sched.Retry(e.ID, e.NextTry)
+}
+
+// forget removes an envelope whose end is known.
+func (q *Queue) forget(ctx context.Context, id envelope.ID) {
+	if err := q.store.Delete(ctx, id); err != nil && !errors.Is(err, queue.ErrNotFound) {
+		q.p.Log.Warnf("queue: delete envelope %s: %v", id, err)
+	}
+	q.sched.Remove(id)
+}
+
+// removed ends an envelope at the operator's wish; nobody is told.
+func (q *Queue) removed(ctx context.Context, id envelope.ID) {
+	e := q.take(ctx, id)
+	if e == nil {
+		return
+	}
+	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Remove", Delay: time.Since(e.Created), Stat: "Removed by administrator"})
+	q.stats.Add("scheduler.envelope.removed", 1)
+	q.forget(ctx, id)
+}
+
+// expired gives up an envelope whose time is over.
+func (q *Queue) expired(ctx context.Context, id envelope.ID) {
+	e := q.take(ctx, id)
+	if e == nil {
+		return
+	}
+	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Expire", Delay: time.Since(e.Created), Stat: "Envelope expired"})
+	q.stats.Add("scheduler.envelope.expired", 1)
+	text := "Envelope expired"
+	if e.ErrorLine != "" {
+		text = fmt.Sprintf("Envelope expired; the last attempt ended with: %s", e.ErrorLine)
+	}
+	q.failed(ctx, e, smtp.EnhancedCode{5, 4, 7}, text)
+}
+
+// report tells the log how an attempt ended.
+func (q *Queue) report(e *envelope.Envelope, relay, result, text string, next time.Time) {
+	q.events.Report(report.Delivery{Envelope: e, Relay: relay, Delay: time.Since(e.Created), Result: result, Stat: text, Next: next})
+}

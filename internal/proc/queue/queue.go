@@ -1,0 +1,249 @@
+// Package queue is the process that owns the spool: it stores what the dispatcher
+// brings, keeps the schedule, hands due envelopes out to delivery workers, and
+// tells senders what failed. It never touches the network.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/deliver"
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/maillog"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/report"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler/ram"
+	"github.com/opensmtpd/opensmtpd/internal/stats"
+	"github.com/opensmtpd/opensmtpd/platform"
+)
+
+// OpenStore opens the spool; the wiring chooses the implementation.
+type OpenStore func(proto.QueueConfig) (queue.Store, error)
+
+// Queue is the role.
+type Queue struct {
+	p       *proc.Process
+	open    OpenStore
+	events  report.Sink
+	stats   *stats.Counters
+	config  atomic.Pointer[config]
+	store   queue.Store
+	sched   *ram.Schedule
+	deliver *deliver.Deliverer
+	bounces *bouncer
+
+	mu           sync.Mutex // guards what follows
+	transactions map[envelope.MsgID]*transaction
+	watched      map[*imsg.Conn]struct{} // links whose end rolls transactions back
+	fresh        map[envelope.ID]*envelope.Envelope
+	corrupt      []string
+	stopped      bool
+}
+
+// config is a configuration with its actions by name.
+type config struct {
+	proto.QueueConfig
+	actions map[string]*proto.Action
+	backoff scheduler.Backoff
+}
+
+// maxFresh is how many envelopes are kept in memory for their first attempt, so
+// that it need not read them back. Beyond it they are read from the store.
+const maxFresh = 10_000
+
+// New makes the role.
+func New(p *proc.Process, open OpenStore) *Queue {
+	q := &Queue{
+		p: p, open: open, stats: stats.New(),
+		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
+		fresh: map[envelope.ID]*envelope.Envelope{},
+	}
+	q.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), q.stats}
+	return q
+}
+
+// Mux implements proc.Role.
+func (q *Queue) Mux(peer proto.Role) *imsg.Mux {
+	mux := imsg.NewMux()
+	switch peer {
+	case proto.Parent:
+		proto.SetupQueue.Handle(mux, proc.Handler(q.setup))
+	case proto.Dispatcher:
+		proto.Begin.Handle(mux, proc.Handler(q.handleBegin))
+		proto.Spill.Handle(mux, q.handleSpill)
+		proto.Commit.Handle(mux, proc.Handler(q.handleCommit))
+		proto.Rollback.Handle(mux, proc.Handler(q.handleRollback))
+	case proto.Lookup:
+		proto.Submit.Handle(mux, proc.Handler(q.handleSubmit))
+	case proto.Control:
+		proto.List.Handle(mux, proc.Handler(q.list))
+		proto.Show.Handle(mux, q.show)
+		proto.Manage.Handle(mux, proc.Handler(q.manage))
+		proto.Hold.Handle(mux, proc.Handler(q.hold))
+		proto.Stats.Handle(mux, proc.Handler(q.snapshot))
+	}
+	return mux
+}
+
+func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply, error) {
+	next := &config{QueueConfig: c, actions: map[string]*proto.Action{}, backoff: scheduler.Backoff{Relay: c.RetryMTA, Local: c.RetryMDA}}
+	for i := range c.Actions {
+		next.actions[c.Actions[i].Name] = &c.Actions[i]
+	}
+	old := q.config.Load()
+	if old != nil {
+		if old.Compression != c.Compression || string(old.Key) != string(c.Key) {
+			return proto.SetupReply{}, errors.New("queue compression and encryption change with a restart only")
+		}
+		q.config.Store(next)
+		q.p.Log.SetVerbose(c.Verbose)
+		return proto.SetupReply{}, nil
+	}
+	reply, err := q.p.Confine(c.Confine, platform.Profile{PassFD: true})
+	if err != nil {
+		return reply, err
+	}
+	if q.p.Confined() {
+		c.Confine.Root = "/" // the spool is the root directory now
+	}
+	store, err := q.open(c)
+	if err != nil {
+		return reply, fmt.Errorf("open the queue: %w", err)
+	}
+	q.store = store
+	q.sched = ram.New(ram.Limits{MaxInFlight: c.MaxInflight})
+	q.config.Store(next)
+	q.p.Log.SetVerbose(c.Verbose)
+	q.deliver = deliver.New(deliver.Limits{
+		MaxSession: c.MaxSession, MaxSessionPerUser: c.MaxPerUser, HiWat: c.TaskHiwat, LoWat: c.TaskLowat, Release: c.TaskRelease,
+	}, users{q}, workers{q}, desk{q})
+	q.bounces = newBouncer(q)
+	if c.PauseMDA {
+		q.sched.Pause(envelope.MDA, true)
+	}
+	if c.PauseMTA {
+		q.sched.Pause(envelope.MTA, true)
+	}
+	return reply, nil
+}
+
+// Start implements proc.Role.
+func (q *Queue) Start(context.Context) error {
+	q.p.Go(func(ctx context.Context) { _ = q.deliver.Run(ctx) })
+	q.p.Go(q.bounces.run)
+	q.p.Go(q.load)
+	q.p.Go(q.run)
+	return nil
+}
+
+// Stop implements proc.Role: nothing new is started; what is durable is finished.
+func (q *Queue) Stop(context.Context) {
+	q.mu.Lock()
+	q.stopped = true
+	q.mu.Unlock()
+	if err := q.store.Close(); err != nil {
+		q.p.Log.Warnf("close the queue: %v", err)
+	}
+}
+
+// load puts what the spool holds on the schedule. Mail is accepted meanwhile.
+func (q *Queue) load(ctx context.Context) {
+	batch := make([]scheduler.Item, 0, 256)
+	flush := func() {
+		q.sched.Insert(batch...)
+		batch = batch[:0]
+	}
+	n := 0
+	err := q.store.Walk(ctx, func(e *envelope.Envelope, err error) error {
+		if err != nil {
+			q.p.Log.Warnf("queue: %v", err)
+			q.mu.Lock()
+			q.corrupt = append(q.corrupt, err.Error())
+			q.mu.Unlock()
+			return nil
+		}
+		if e.TTL <= 0 {
+			e.TTL = q.config.Load().TTL
+		}
+		n++
+		batch = append(batch, q.config.Load().backoff.Item(e))
+		if len(batch) == cap(batch) {
+			flush()
+		}
+		return nil
+	})
+	flush()
+	if err != nil && ctx.Err() == nil {
+		q.p.Log.Critf("read the queue: %v", err)
+	}
+	q.p.Log.Debugf("queue: %d envelopes loaded", n)
+}
+
+// enqueue puts new envelopes on the schedule.
+func (q *Queue) enqueue(list []*envelope.Envelope) {
+	items := make([]scheduler.Item, len(list))
+	q.mu.Lock()
+	for i, e := range list {
+		items[i] = scheduler.Item{ID: e.ID, Type: e.Type, Created: e.Created, Expires: e.Expires()}
+		if len(q.fresh) < maxFresh {
+			q.fresh[e.ID] = e
+		}
+	}
+	q.mu.Unlock()
+	q.stats.Add("scheduler.envelope.incoming", int64(len(list)))
+	q.sched.Insert(items...)
+}
+
+// watch rolls back the transactions of a link when it ends.
+func (q *Queue) watch(conn *imsg.Conn) {
+	q.mu.Lock()
+	_, known := q.watched[conn]
+	if !known {
+		q.watched[conn] = struct{}{}
+	}
+	q.mu.Unlock()
+	if known {
+		return
+	}
+	q.p.Go(func(ctx context.Context) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-conn.Done():
+		}
+		q.abandon(conn)
+		q.mu.Lock()
+		delete(q.watched, conn)
+		q.mu.Unlock()
+	})
+}
+
+func (q *Queue) snapshot(context.Context, proto.Empty) (proto.StatsReply, error) {
+	n, d := q.sched.Counts(), q.deliver.Counts()
+	q.stats.Set("scheduler.envelope", int64(n.Envelopes))
+	q.stats.Set("scheduler.envelope.inflight", int64(n.InFlight))
+	q.stats.Set("scheduler.ramqueue.envelope", int64(n.Envelopes))
+	q.stats.Set("scheduler.ramqueue.hold", int64(n.Held))
+	q.stats.Set("scheduler.ramqueue.holdq", int64(n.HoldQueues))
+	q.stats.Set("scheduler.ramqueue.hold-overflow", n.HoldOverflow)
+	q.stats.Set("mda.user", int64(d.Users))
+	q.stats.Set("mda.pending", int64(d.Pending))
+	q.stats.Set("mda.running", int64(d.Running))
+	var r proto.StatsReply
+	for name, v := range q.stats.Snapshot() {
+		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
+	}
+	return r, nil
+}
+
+// retryDelay is the pause before something is tried again that failed inside the
+// daemon, such as reading an envelope.
+const retryDelay = time.Minute

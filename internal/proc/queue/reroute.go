@@ -1,0 +1,105 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
+)
+
+// inject stores a message of our own making for one recipient, by way of the
+// rules. Errors that are permanent *smtp.Errors come from the rules.
+func (q *Queue) inject(ctx context.Context, req proto.ExpandRequest, body io.Reader) error {
+	id, t, err := q.begin(ctx, nil)
+	if err != nil {
+		return err
+	}
+	done := false
+	defer func() {
+		if !done {
+			if _, err := q.end(id, nil); err == nil {
+				q.store.Discard(id)
+			}
+		}
+	}()
+	req.MsgID = id
+	if _, err := proc.Ask(ctx, q.p.Links, proto.Lookup, proto.Expand, req); err != nil {
+		if e := proto.SMTPError(err); e != nil {
+			return e
+		}
+		return err
+	}
+	text, spilled, err := q.bring(ctx, id, t, body)
+	if err != nil {
+		return err
+	}
+	if _, err := q.end(id, nil); err != nil {
+		return err
+	}
+	done = true
+	return q.commit(ctx, id, t, text, spilled)
+}
+
+// bring reads a body into memory, or into a spilled file when it is large.
+func (q *Queue) bring(ctx context.Context, id envelope.MsgID, t *transaction, body io.Reader) ([]byte, bool, error) {
+	var head bytes.Buffer
+	if _, err := io.CopyN(&head, body, queue.InlineMax+1); err == io.EOF {
+		return head.Bytes(), false, nil
+	} else if err != nil {
+		return nil, false, err
+	}
+	f, err := q.store.Spill(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	t.mu.Lock()
+	t.spilled = true
+	t.mu.Unlock()
+	if _, err := io.Copy(f, io.MultiReader(&head, body)); err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return nil, true, f.Close()
+}
+
+// reroute sends an envelope whose action is gone through the present rules, as a
+// message of its own.
+func (q *Queue) reroute(ctx context.Context, e *envelope.Envelope) {
+	err := q.rerouted(ctx, e)
+	refused := proto.SMTPError(err)
+	switch {
+	case err == nil:
+		q.p.Log.Infof("queue: envelope %s: action %q is gone, sent through the rules again", e.ID, e.Action)
+		q.forget(ctx, e.ID)
+	case refused != nil && refused.Permanent():
+		q.permFail(ctx, e, "", refused.Enhanced, refused.Text)
+	default:
+		q.tempFail(ctx, e, "", smtp.EnhancedCode{4, 3, 5}, fmt.Sprintf("Action %q is not in the configuration any more", e.Action))
+		q.p.Log.Debugf("reroute %s: %v", e.ID, err)
+	}
+}
+
+func (q *Queue) rerouted(ctx context.Context, e *envelope.Envelope) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	body, err := q.store.Open(ctx, e.ID.MsgID())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return q.inject(ctx, proto.ExpandRequest{
+		Facts:    factsOf(e),
+		Hostname: e.Hostname, SMTPName: e.SMTPName,
+		EightBit: e.Flags&envelope.EightBit != 0, UTF8: e.Flags&envelope.UTF8 != 0,
+		Ret: e.Ret, EnvID: e.EnvID, Notify: e.Notify, OrigRcpt: e.OrigRcpt,
+		Bounce:  e.Flags&envelope.IsBounce != 0,
+		Created: e.Created,
+	}, body.Reader())
+}
