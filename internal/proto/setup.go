@@ -80,26 +80,35 @@ type Named struct {
 	PEM  []byte
 }
 
+// Certificate is a chain under its pki's name; KeyName is what the key process
+// knows the key by, different in each configuration.
+type Certificate struct {
+	Name    string
+	KeyName string
+	PEM     []byte
+}
+
 // DispatcherConfig follows the descriptors of its listeners.
 type DispatcherConfig struct {
-	Confine        Confinement
-	Generation     uint32 // of the configuration, from 1
-	ServerName     string
-	Listeners      []Listener
-	Socket         Listener // the local socket's options
-	Certificates   []Named  // chains, by pki name
-	Authorities    []Named  // bundles, by ca name
-	Ciphers        string
-	MaxMails       int
-	MaxRcpt        int
-	MaxMessageSize int64
-	MaxSessions    int
-	MaxPerSource   int
-	MaxErrors      int
-	MinRate        int
-	NormalizeBare  bool
-	Paused         bool // start without accepting
-	Verbose        VerboseRequest
+	Confine         Confinement
+	Generation      uint32 // of the configuration, from 1
+	ServerName      string
+	Listeners       []Listener
+	Socket          Listener // the local socket's options
+	Certificates    []Certificate
+	Authorities     []Named // bundles, by ca name
+	Ciphers         string
+	MaxMails        int
+	MaxRcpt         int
+	MaxMessageSize  int64
+	MaxSessions     int
+	MaxPerSource    int
+	MaxErrors       int
+	MaxAuthFailures int
+	MinRate         int
+	NormalizeBare   bool
+	Paused          bool // start without accepting
+	Verbose         VerboseRequest
 }
 
 // Listener is a bound listening socket and how its sessions behave.
@@ -122,7 +131,8 @@ type Listener struct {
 	MaskSource   bool
 	ReceivedAuth bool
 	NoDSN        bool
-	Proxy        bool
+	Proxy        bool // a PROXY header comes first
+	ProxyV2Only  bool
 	ProxyFrom    string
 	Senders      string
 	Masquerade   bool
