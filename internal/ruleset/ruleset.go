@@ -23,7 +23,6 @@ const (
 	TLS
 	MailFrom
 	RcptTo
-	numKinds
 )
 
 // How says how the value of a condition is compared.
