@@ -2,4 +2,4 @@ module github.com/opensmtpd/opensmtpd
 
 go 1.26
 
-require github.com/emersion/go-maildir v0.6.0 // indirect
+require github.com/emersion/go-maildir v0.6.0

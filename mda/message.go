@@ -50,7 +50,7 @@ func (d *Delivery) WriteTo(w io.Writer) (int64, error) {
 	if _, err := io.ReadFull(r, buf); err != nil {
 		return 0, err
 	}
-	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != io.EOF {
 		return 0, err
 	}
 	n, err := w.Write(buf)
