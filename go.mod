@@ -1,3 +1,10 @@
 module github.com/opensmtpd/opensmtpd
 
-go 1.26
+go 1.26.0
+
+require (
+	github.com/go-crypt/crypt v0.14.15
+	golang.org/x/sys v0.49.0
+)
+
+require github.com/go-crypt/x v0.4.16 // indirect
