@@ -7,7 +7,10 @@ package platform
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"path/filepath"
+	"time"
 )
 
 // Host is one operating system.
@@ -44,6 +47,13 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, user, password string) error
 }
 
+// Watched is offered by hosts whose service manager wants a sign of life.
+type Watched interface {
+	// WatchdogInterval returns how often the manager expects a State with Watchdog
+	// set; zero: it does not. Send one at half that interval.
+	WatchdogInterval() time.Duration
+}
+
 // Errors that callers test for.
 var (
 	ErrNoUser      = errors.New("no such user")
@@ -65,6 +75,32 @@ type Profile struct {
 	Exec   bool     // starts other programs; excludes inherited sandboxes
 	Users  bool     // looks up users and groups
 	DNS    bool     // asks the resolver
+}
+
+// Check returns an error when p contradicts itself: uid or gid 0 asked for, which
+// is no confinement, groups without a gid, a file or root directory that is not an
+// absolute, clean path.
+func (p Profile) Check() error {
+	bad := func(what string) error { return fmt.Errorf("profile of %s: %s", p.Role, what) }
+	if p.UID == 0 || p.GID == 0 {
+		return bad("uid or gid 0 is no confinement")
+	}
+	if len(p.Groups) > 0 && p.GID < 0 {
+		return bad("groups without a gid")
+	}
+	for _, g := range p.Groups {
+		if g <= 0 {
+			return bad("group 0 is no confinement")
+		}
+	}
+	for _, list := range [][]string{{p.Root}, p.Read, p.Write} {
+		for _, path := range list {
+			if path != "" && (!filepath.IsAbs(path) || filepath.Clean(path) != path) {
+				return bad(fmt.Sprintf("path %q is not absolute and clean", path))
+			}
+		}
+	}
+	return nil
 }
 
 // Guarantees is what was really obtained, for the log and the operator. A word
@@ -116,4 +152,21 @@ type Paths struct {
 	MailName string // file with the server name
 	Shell    string
 	DefPath  string // PATH for commands
+}
+
+// Override returns p with the places that o names instead of its own.
+func (p Paths) Override(o Paths) Paths {
+	for _, f := range []struct {
+		to   *string
+		from string
+	}{
+		{&p.Config, o.Config}, {&p.Spool, o.Spool}, {&p.Run, o.Run}, {&p.Empty, o.Empty},
+		{&p.Libexec, o.Libexec}, {&p.Mail, o.Mail}, {&p.Aliases, o.Aliases},
+		{&p.MailName, o.MailName}, {&p.Shell, o.Shell}, {&p.DefPath, o.DefPath},
+	} {
+		if f.from != "" {
+			*f.to = f.from
+		}
+	}
+	return p
 }

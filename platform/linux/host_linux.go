@@ -1,0 +1,217 @@
+package linux
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/password"
+	"github.com/opensmtpd/opensmtpd/platform/privdrop"
+	"github.com/opensmtpd/opensmtpd/platform/userdb"
+)
+
+// Config overrides what New assumes. A zero field means the usual.
+type Config struct {
+	Paths        platform.Paths // its empty fields mean the usual places
+	Users        userdb.Config
+	Shadow       string // /etc/shadow
+	NotifySocket string // $NOTIFY_SOCKET
+}
+
+// Host is a Linux system. Its methods may be called concurrently, but for Confine.
+type Host struct {
+	paths    platform.Paths
+	users    *userdb.DB
+	accounts password.Accounts
+	notify   string
+	watchdog time.Duration
+}
+
+var (
+	_ platform.Host          = (*Host)(nil)
+	_ platform.Authenticator = (*Host)(nil)
+	_ platform.Watched       = (*Host)(nil)
+)
+
+// New returns the Host of this machine. It reads the environment of the service
+// manager and no file.
+func New(cfg Config) (*Host, error) {
+	verify, err := password.New(0)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Users.Systemd == nil {
+		cfg.Users.Systemd = systemdUsers()
+	}
+	h := &Host{
+		paths:    paths().Override(cfg.Paths),
+		users:    userdb.New(cfg.Users),
+		accounts: password.Accounts{Path: "/etc/shadow", Format: password.Shadow, Verify: verify},
+		notify:   os.Getenv("NOTIFY_SOCKET"),
+		watchdog: watchdogInterval(os.Getenv("WATCHDOG_USEC"), os.Getenv("WATCHDOG_PID"), os.Getpid()),
+	}
+	if cfg.Shadow != "" {
+		h.accounts.Path = cfg.Shadow
+	}
+	if cfg.NotifySocket != "" {
+		h.notify = cfg.NotifySocket
+	}
+	return h, nil
+}
+
+// Name returns "linux".
+func (*Host) Name() string { return "linux" }
+
+// Paths returns where things live.
+func (h *Host) Paths() platform.Paths { return h.paths }
+
+// Executable returns the path of the running program.
+func (*Host) Executable() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("path %q of the running program is not absolute", path)
+	}
+	return path, nil
+}
+
+// User looks name up in files and in what nsswitch.conf names.
+func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
+	return h.users.User(ctx, name)
+}
+
+// Authenticate checks a password against /etc/shadow.
+func (h *Host) Authenticate(ctx context.Context, user, password string) error {
+	return h.accounts.Check(ctx, user, password)
+}
+
+// WatchdogInterval returns the interval of systemd's WatchdogSec=.
+func (h *Host) WatchdogInterval() time.Duration { return h.watchdog }
+
+// Notify tells systemd, or whoever opened NOTIFY_SOCKET, how things stand. Without
+// such a socket it does nothing.
+func (h *Host) Notify(s platform.State) error {
+	if h.notify == "" {
+		return nil
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	text := message(s, time.Duration(now.Nano()))
+	if text == "" {
+		return nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: h.notify, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetWriteDeadline(time.Now().Add(notifyTimeout)); err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	if _, err := c.Write([]byte(text)); err != nil {
+		return fmt.Errorf("notify service manager: %w", err)
+	}
+	return nil
+}
+
+// notifyTimeout bounds the wait for a service manager that does not read.
+const notifyTimeout = 5 * time.Second
+
+// Peer returns the credentials the other end had when it connected, by
+// SO_PEERCRED of unix(7).
+func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", err)
+	}
+	var cred *unix.Ucred
+	var sockErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", err)
+	}
+	if sockErr != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", sockErr)
+	}
+	return platform.Cred{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}, nil
+}
+
+// Confine puts the process under p.
+func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
+	g, err := privdrop.Drop(p, calls{})
+	if err != nil {
+		return g, err
+	}
+	on := func(name string) {
+		g.Mechanisms = append(g.Mechanisms, platform.Mechanism{Name: name, State: "on"})
+	}
+	if p.Exec {
+		// The programs it starts would inherit it, and some of them are set-id.
+		g.Missing = append(g.Missing, "no_new_privs: off: starts other programs")
+	} else {
+		if err := noNewPrivs(); err != nil {
+			return g, fmt.Errorf("no_new_privs: %w", err)
+		}
+		on("no_new_privs")
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return g, fmt.Errorf("make undumpable: %w", err)
+	}
+	on("undumpable")
+	g.Missing = append(g.Missing, "landlock: off: not yet applied", "seccomp: off: not yet applied")
+	return g, nil
+}
+
+// noNewPrivs sets no_new_privs on every thread: it is a property of a thread, and
+// those that exist do not inherit it from this one.
+func noNewPrivs() error {
+	if _, _, errno := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	got, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	if got != 1 {
+		return fmt.Errorf("reads %d after it was set", got)
+	}
+	return nil
+}
+
+// calls are the system calls of privdrop. Those of package syscall act on all
+// threads; those of x/sys on one.
+type calls struct{}
+
+func (calls) IDs() (uid, gid int, groups []int, err error) {
+	groups, err = syscall.Getgroups()
+	return syscall.Geteuid(), syscall.Getegid(), groups, err
+}
+
+func (calls) CheckRoot(dir string) error { return privdrop.CheckRoot(dir) }
+
+func (calls) Chroot(dir string) error {
+	if err := syscall.Chroot(dir); err != nil {
+		return err
+	}
+	return syscall.Chdir("/")
+}
+
+func (calls) Setgroups(gids []int) error { return syscall.Setgroups(gids) }
+func (calls) Setgid(gid int) error       { return syscall.Setresgid(gid, gid, gid) }
+func (calls) Setuid(uid int) error       { return syscall.Setresuid(uid, uid, uid) }
+
+func (calls) Regain() bool {
+	return syscall.Setuid(0) == nil || syscall.Setreuid(-1, 0) == nil || syscall.Setresuid(0, 0, 0) == nil
+}
