@@ -103,7 +103,7 @@ type Transaction struct {
 	EightBit bool  // BODY=8BITMIME
 	UTF8     bool  // SMTPUTF8
 	Ret      string
-	EnvID    string // decoded
+	EnvID    string // as received, xtext
 	Rcpts    []Recipient
 }
 
