@@ -6,11 +6,9 @@ import (
 
 // Served by the parent.
 var (
-	// OpenForward returns the content of a user's .forward as a descriptor, opened
-	// after the checks of forward(5); no descriptor when there is none. The parent
-	// takes the home directory from the request for users of a userbase table, and
-	// checks the file's owner against UID in any case.
-	OpenForward = imsg.Method[OpenForwardRequest, Empty]{ID: 0x0401, Name: "parent.open-forward"}
+	// ReadForward returns the content of a user's .forward, after the checks of
+	// forward(5): the file lies in Home and belongs to UID.
+	ReadForward = imsg.Method[ForwardRequest, ForwardReply]{ID: 0x0401, Name: "parent.read-forward"}
 	// SystemAuth checks a system user's password.
 	SystemAuth = imsg.Method[SystemAuthRequest, Empty]{ID: 0x0402, Name: "parent.system-auth"}
 	// OpenTable returns a descriptor of the file of a declared table.
@@ -30,11 +28,16 @@ var (
 	SetVerbose = imsg.Method[VerboseRequest, Empty]{ID: 0x0408, Name: "parent.set-verbose"}
 )
 
-// OpenForwardRequest names a user as the userbase has it.
-type OpenForwardRequest struct {
-	User     string
-	UID, GID int
-	Home     string
+// ForwardRequest names a user as the userbase has it.
+type ForwardRequest struct {
+	UID  int
+	Home string
+}
+
+// ForwardReply is the file; Found is false when there is none.
+type ForwardReply struct {
+	Found   bool
+	Content []byte
 }
 
 // SystemAuthRequest holds a secret: never logged.

@@ -49,15 +49,14 @@ type Options struct {
 	Spawner    Spawner
 	OneProcess bool
 	Load       func() (*Config, error) // reads the configuration file again
-	Forward    ForwardOpener
+	Forward    ReadForward
 	SMTPUser   platform.User // runs commands out of aliases
-	QueueGID   int           // group of the offline directory
 	Version    string
 }
 
-// ForwardOpener opens a user's .forward after the checks of forward(5). A nil file
-// and nil error mean that there is none.
-type ForwardOpener func(home string, uid, gid int) (*os.File, error)
+// ReadForward returns the content of the .forward in a home directory that belongs
+// to uid, after the checks of forward(5), and false when there is none.
+type ReadForward func(home string, uid int) (content []byte, found bool, err error)
 
 // Parent is the running service.
 type Parent struct {

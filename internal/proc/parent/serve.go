@@ -20,7 +20,7 @@ func (p *Parent) mux(role proto.Role) *imsg.Mux {
 	mux := imsg.NewMux()
 	switch role {
 	case proto.Lookup:
-		proto.OpenForward.Handle(mux, p.openForward)
+		proto.ReadForward.Handle(mux, proc.Handler(p.readForward))
 		proto.OpenTable.Handle(mux, p.openTable)
 		proto.SystemAuth.Handle(mux, proc.Handler(p.systemAuth))
 	case proto.Queue:
@@ -42,13 +42,9 @@ func (p *Parent) mux(role proto.Role) *imsg.Mux {
 	return mux
 }
 
-func (p *Parent) openForward(_ context.Context, req proto.OpenForwardRequest, files []*os.File) (proto.Empty, []*os.File, error) {
-	closeFiles(files)
-	f, err := p.Forward(req.Home, req.UID, req.GID)
-	if err != nil || f == nil {
-		return proto.Empty{}, nil, err
-	}
-	return proto.Empty{}, []*os.File{f}, nil
+func (p *Parent) readForward(_ context.Context, req proto.ForwardRequest) (proto.ForwardReply, error) {
+	content, found, err := p.Forward(req.Home, req.UID)
+	return proto.ForwardReply{Found: found, Content: content}, err
 }
 
 // openTable opens the file of a table that the configuration names.

@@ -1,0 +1,122 @@
+package lookup
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/opensmtpd/opensmtpd/internal/expand"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/srs"
+	"github.com/opensmtpd/opensmtpd/table"
+)
+
+// generation is one configuration: its rules and its open tables.
+type generation struct {
+	l        *Lookup
+	number   uint32
+	tables   map[string]table.Table
+	expander *expand.Expander
+}
+
+// systemUsers is the backend of the built-in table of the system's users.
+const systemUsers = "getpwnam"
+
+func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*generation, error) {
+	g := &generation{l: l, number: c.Generation, tables: map[string]table.Table{}}
+	for _, t := range c.Tables {
+		if t.Backend == systemUsers {
+			g.tables[t.Name] = l.Users
+			continue
+		}
+		opened, err := l.Open(ctx, t, func(ctx context.Context) (*os.File, error) { return l.openFile(ctx, c.Generation, t.Name) })
+		if err != nil {
+			g.close()
+			return nil, fmt.Errorf("%s:%d: table %s: %w", t.File, t.Line, t.Name, err)
+		}
+		g.tables[t.Name] = opened
+	}
+	actions := map[string]*ruleset.Action{}
+	for _, a := range c.Actions {
+		actions[a.Name] = a
+	}
+	g.expander = &expand.Expander{
+		Rules: c.Rules, Actions: actions, Users: l.Users, Delim: c.SubAddrDelim,
+		Tables:  func(name string) table.Table { return g.tables[name] },
+		Forward: l.forward, ReadFile: l.readFile,
+		Warn: func(err error) { l.p.Log.Warnf("%v", err) },
+	}
+	if c.SRSKey != "" {
+		r, err := srs.New(c.SRSKey, c.SRSBackup, c.SRSTTLDays, nil)
+		if err != nil {
+			g.close()
+			return nil, fmt.Errorf("srs: %w", err)
+		}
+		g.expander.SRS = r
+	}
+	return g, nil
+}
+
+// close closes the tables; the system's users are not the generation's own.
+func (g *generation) close() {
+	for name, t := range g.tables {
+		if t == g.l.Users {
+			continue
+		}
+		if err := t.Close(); err != nil {
+			g.l.p.Log.Warnf("close table %s: %v", name, err)
+		}
+	}
+}
+
+func (g *generation) lookup(ctx context.Context, name string, s table.Service, key string) (string, error) {
+	t := g.tables[name]
+	if t == nil {
+		return "", noSuchTable(name)
+	}
+	return t.Lookup(ctx, s, key)
+}
+
+// openFile has the parent open the file of a table.
+func (l *Lookup) openFile(ctx context.Context, generation uint32, name string) (*os.File, error) {
+	_, files, err := proc.Call(ctx, l.p.Links, proto.Parent, proto.OpenTable, proto.OpenTableRequest{Generation: generation, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("open table %s: %d descriptors, want 1", name, len(files))
+	}
+	return files[0], nil
+}
+
+// forward has the parent read a user's .forward.
+func (l *Lookup) forward(ctx context.Context, req expand.ForwardRequest) ([]byte, bool, error) {
+	r, err := proc.Ask(ctx, l.p.Links, proto.Parent, proto.ReadForward, proto.ForwardRequest{UID: req.UID, Home: req.Home})
+	if err != nil {
+		if e := proto.SMTPError(err); e != nil {
+			return nil, false, e
+		}
+		return nil, false, err
+	}
+	return r.Content, r.Found, nil
+}
+
+// maxInclude bounds a file of addresses named by :include:, in bytes.
+const maxInclude = 4 << 20
+
+// readFile reads a file named by :include:, with this process's own rights.
+func (l *Lookup) readFile(_ context.Context, path string) ([]byte, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxInclude {
+		return nil, fmt.Errorf("%s: not a plain file of at most %d bytes", path, maxInclude)
+	}
+	return os.ReadFile(path)
+}

@@ -1,0 +1,225 @@
+// Package lookup is the process that answers questions: it holds the tables and
+// the rules, expands recipients, checks senders and passwords, and asks the DNS. It
+// writes no file. Whatever comes of a recipient it submits to the queue itself, so
+// that the process that faces the network never writes an envelope.
+package lookup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/opensmtpd/opensmtpd/internal/auth"
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/expand"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/table"
+)
+
+// Resolver asks the DNS.
+type Resolver interface {
+	// ReverseName returns the name of an address and whether it leads back to it.
+	ReverseName(ctx context.Context, a netip.Addr) (name string, confirmed bool, err error)
+}
+
+// Parts are what the wiring chooses for the role.
+type Parts struct {
+	// Open makes a table; file opens the file that the configuration names, with
+	// the parent's rights, each time it is called.
+	Open func(ctx context.Context, t proto.Table, file func(context.Context) (*os.File, error)) (table.Table, error)
+	// Users is the system's users.
+	Users    table.Table
+	Resolver Resolver
+}
+
+// Lookup is the role.
+type Lookup struct {
+	p *proc.Process
+	Parts
+	limiter *auth.Limiter
+
+	mu          sync.Mutex // guards what follows
+	current     *generation
+	generations map[uint32]*generation
+}
+
+// New makes the role.
+func New(p *proc.Process, parts Parts) *Lookup {
+	return &Lookup{p: p, Parts: parts, limiter: auth.NewLimiter(auth.Limits{}), generations: map[uint32]*generation{}}
+}
+
+// Mux implements proc.Role.
+func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
+	mux := imsg.NewMux()
+	switch peer {
+	case proto.Parent:
+		proto.SetupLookup.Handle(mux, proc.Handler(l.setup))
+	case proto.Dispatcher:
+		proto.Expand.Handle(mux, proc.Handler(l.expand))
+		proto.Authenticate.Handle(mux, proc.Handler(l.authenticate))
+		proto.CheckSender.Handle(mux, proc.Handler(l.checkSender))
+		proto.ReverseName.Handle(mux, proc.Handler(l.reverseName))
+		proto.HostName.Handle(mux, proc.Handler(l.hostName))
+		proto.HasAddress.Handle(mux, proc.Handler(l.hasAddress))
+		proto.ReleaseGeneration.Handle(mux, proc.Handler(l.release))
+	case proto.Queue:
+		proto.Expand.Handle(mux, proc.Handler(l.expand))
+		proto.UserInfo.Handle(mux, proc.Handler(l.userInfo))
+	case proto.Control:
+		proto.UpdateTable.Handle(mux, proc.Handler(l.updateTable))
+		proto.Stats.Handle(mux, proc.Handler(func(context.Context, proto.Empty) (proto.StatsReply, error) {
+			return proto.StatsReply{}, nil
+		}))
+	}
+	return mux
+}
+
+// setup opens the tables of a configuration and puts it in force for new sessions.
+// Earlier ones stay for the sessions that run under them.
+func (l *Lookup) setup(ctx context.Context, c proto.LookupConfig) (proto.SetupReply, error) {
+	reply, err := l.p.Confine(c.Confine, platform.Profile{
+		Inet: true, Unix: true, PassFD: true, Read: []string{"/"}, Users: true, DNS: true, Exec: true,
+	})
+	if err != nil {
+		return reply, err
+	}
+	g, err := l.newGeneration(ctx, &c)
+	if err != nil {
+		return reply, err
+	}
+	l.p.Log.SetVerbose(c.Verbose)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = g
+	l.generations[g.number] = g
+	return reply, nil
+}
+
+// Start implements proc.Role.
+func (l *Lookup) Start(context.Context) error { return nil }
+
+// Stop implements proc.Role.
+func (l *Lookup) Stop(context.Context) {}
+
+// Lost implements the notice of a peer's end: sessions of a dispatcher that is gone
+// need no earlier configuration.
+func (l *Lookup) Lost(peer proto.Role) {
+	if peer != proto.Dispatcher {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n, g := range l.generations {
+		if g != l.current {
+			g.close()
+			delete(l.generations, n)
+		}
+	}
+}
+
+// generation returns the configuration of a session; one that is not known, after
+// a restart of this process, is replaced by the current one.
+func (l *Lookup) generation(n uint32) *generation {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.generations[n]; g != nil {
+		return g
+	}
+	return l.current
+}
+
+func (l *Lookup) release(_ context.Context, req proto.GenerationRequest) (proto.Empty, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.generations[req.Generation]; g != nil && g != l.current {
+		g.close()
+		delete(l.generations, req.Generation)
+	}
+	return proto.Empty{}, nil
+}
+
+// expand decides on one recipient and submits its envelopes.
+func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.ExpandReply, error) {
+	g := l.generation(req.Generation)
+	list, err := g.expander.Expand(ctx, &req.Facts)
+	if err != nil {
+		var e *expand.Error
+		if !req.Bounce || !errors.As(err, &e) || e.Rule() != "" {
+			return proto.ExpandReply{}, err
+		}
+		// No rule speaks of our own report: it is relayed by MX, not lost.
+		list = []*envelope.Envelope{{Type: envelope.MTA, Rcpt: req.Facts.Rcpt, Dest: req.Facts.Rcpt}}
+	}
+	for _, e := range list {
+		e.Tag, e.HELO, e.Source, e.Username = req.Facts.Tag, req.Facts.HELO, req.Facts.Source, req.Facts.Username
+		e.Hostname, e.SMTPName = req.Hostname, req.SMTPName
+		e.Sender = req.Facts.Sender
+		e.Ret, e.EnvID, e.Notify, e.OrigRcpt = req.Ret, req.EnvID, req.Notify, req.OrigRcpt
+		e.Created = req.Created
+		set := func(on bool, f envelope.Flags) {
+			if on {
+				e.Flags |= f
+			}
+		}
+		set(req.Facts.Authenticated, envelope.Authenticated)
+		set(req.EightBit, envelope.EightBit)
+		set(req.UTF8, envelope.UTF8)
+		set(req.Bounce, envelope.IsBounce)
+	}
+	reply, err := proc.Ask(ctx, l.p.Links, proto.Queue, proto.Submit, proto.SubmitRequest{MsgID: req.MsgID, Envelopes: list})
+	if err != nil {
+		if e := proto.SMTPError(err); e != nil {
+			return proto.ExpandReply{}, e
+		}
+		return proto.ExpandReply{}, err
+	}
+	return proto.ExpandReply{IDs: reply.IDs}, nil
+}
+
+func (l *Lookup) reverseName(ctx context.Context, req proto.ReverseRequest) (proto.ReverseReply, error) {
+	name, confirmed, err := l.Resolver.ReverseName(ctx, req.Address)
+	return proto.ReverseReply{Name: name, Confirmed: confirmed}, err
+}
+
+func (l *Lookup) hostName(ctx context.Context, req proto.KeyRequest) (proto.ValueReply, error) {
+	v, err := l.generation(req.Generation).lookup(ctx, req.Table, table.AddrName, req.Key)
+	if errors.Is(err, table.ErrNotFound) {
+		return proto.ValueReply{}, nil
+	}
+	return proto.ValueReply{Value: v, Found: err == nil}, err
+}
+
+func (l *Lookup) hasAddress(ctx context.Context, req proto.KeyRequest) (proto.BoolReply, error) {
+	_, err := l.generation(req.Generation).lookup(ctx, req.Table, table.NetAddr, req.Key)
+	if errors.Is(err, table.ErrNotFound) {
+		return proto.BoolReply{}, nil
+	}
+	return proto.BoolReply{Yes: err == nil}, err
+}
+
+func (l *Lookup) updateTable(ctx context.Context, req proto.TableRequest) (proto.Empty, error) {
+	g := l.generation(0)
+	t := g.tables[req.Name]
+	if t == nil {
+		l.p.Log.Warnf("Lookup table not found: %q", req.Name)
+		return proto.Empty{}, fmt.Errorf("no table %q in the configuration", req.Name)
+	}
+	if err := t.Update(ctx); err != nil {
+		l.p.Log.Warnf("Failed to update table %q: %v", req.Name, err)
+		return proto.Empty{}, err
+	}
+	l.p.Log.Infof("Table %q successfully updated", req.Name)
+	return proto.Empty{}, nil
+}
+
+// noSuchTable cannot happen with a configuration that was checked.
+func noSuchTable(name string) error {
+	return &smtp.Error{Code: 451, Enhanced: smtp.EnhancedCode{4, 3, 5}, Text: "Temporary failure", Err: fmt.Errorf("no table %q", name)}
+}
