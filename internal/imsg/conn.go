@@ -281,8 +281,8 @@ func (c *Conn) putScratch(b *[]byte) {
 }
 
 // call does the work of Method.Call. When it returns nil, the result is in k.
-func (c *Conn) call(ctx context.Context, k *call, p *plan, req reflect.Value, files []*os.File) error {
-	payload, err := c.encode(p, req, k.max)
+func (c *Conn) call(ctx context.Context, k *call, limit int, p *plan, req reflect.Value, files []*os.File) error {
+	payload, err := c.encode(p, req, limit)
 	if err != nil {
 		return err
 	}
@@ -396,7 +396,7 @@ func (c *Conn) reply(m message, rep reflect.Value, out []*os.File, err error) {
 	var payload *[]byte
 	var fds []int
 	if err == nil {
-		payload, err = c.encode(m.e.rep, rep, m.e.max)
+		payload, err = c.encode(m.e.rep, rep, m.e.maxRep)
 	}
 	if err == nil {
 		fds, err = dupFiles(out)

@@ -125,6 +125,7 @@ func TestProtocolViolationsEndTheConn(t *testing.T) {
 		{"trailing bytes", "00000004 0001 0000 0000000000000001 00000000", "request of test.Echo: trailing bytes"},
 		{"short part", "00000001 0001 0008 0000000000000001 00", "not the last"},
 		{"oversize", "00010000 0001 0008 0000000000000001" + full64K + "00000001 0001 0000 0000000000000001 00", "exceeds 65536 bytes"},
+		{"request over its own bound", "00000021 0008 0000 0000000000000001" + strings.Repeat("00", 33), "exceeds 32 bytes"},
 		{"method changes", "00010000 0002 0008 0000000000000001" + full64K + "00000001 0001 0000 0000000000000001 00", "does not continue"},
 		{"same id twice", strings.Repeat("00000003 0005 0000 0000000000000001 000000", 2), "request 1 sent twice"},
 	} {

@@ -28,6 +28,7 @@ var (
 	failCall  = Method[echo, echo]{ID: 4, Name: "test.Fail"}
 	waitCall  = Method[echo, echo]{ID: 5, Name: "test.Wait"}
 	noteSend  = Method[echo, struct{}]{ID: 6, Name: "test.Note"}
+	askCall   = Method[echo, echo]{ID: 8, Name: "test.Ask", MaxSize: 1 << 20, MaxRequest: 32}
 	otherCall = Method[echo, echo]{ID: 77, Name: "test.Other"}
 )
 
@@ -56,6 +57,10 @@ func newService() *service {
 			r.Text += string(b)
 		}
 		return r, files, nil
+	})
+	askCall.Handle(s.mux, func(_ context.Context, r echo, _ []*os.File) (echo, []*os.File, error) {
+		r.Body = make([]byte, 100_000)
+		return r, nil, nil
 	})
 	failCall.Handle(s.mux, func(_ context.Context, r echo, files []*os.File) (echo, []*os.File, error) {
 		if r.N == 0 {
@@ -245,9 +250,22 @@ func TestTooLargeMessagesLeaveTheConnAlive(t *testing.T) {
 	if _, _, err := echoCall.Call(t.Context(), a, echo{}, f, f, f, f, f, f, f, f, f); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("nine files: got %v", err)
 	}
+	if _, _, err := askCall.Call(t.Context(), a, echo{Text: "longer than the thirty-two bytes of a request"}); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("request over its own bound: got %v", err)
+	}
 	if a.Err() != nil || b.Err() != nil {
 		t.Errorf("conns ended: %v, %v", a.Err(), b.Err())
 	}
+}
+
+func TestSmallQuestionsMayHaveLargeReplies(t *testing.T) {
+	both(t, func(t *testing.T, make maker) {
+		a, _ := make(t, nil, newService().mux, Options{})
+		got, _, err := askCall.Call(t.Context(), a, echo{})
+		if err != nil || len(got.Body) != 100_000 {
+			t.Errorf("got %d bytes, %v", len(got.Body), err)
+		}
+	})
 }
 
 func TestCancelReachesTheHandlerAndItsReplyIsDropped(t *testing.T) {

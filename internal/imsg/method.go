@@ -89,6 +89,9 @@ type Method[Req, Rep any] struct {
 	// MaxSize bounds an encoded request or reply, in bytes; 0 stands for 64 KiB,
 	// 16 MiB is the most.
 	MaxSize int
+	// MaxRequest bounds the request more tightly, for large replies to small
+	// questions of untrusted peers; 0 stands for MaxSize.
+	MaxRequest int
 }
 
 func (m Method[Req, Rep]) max() int {
@@ -99,6 +102,16 @@ func (m Method[Req, Rep]) max() int {
 		panic(fmt.Sprintf("imsg: %s: MaxSize %d out of range", m.Name, m.MaxSize))
 	}
 	return m.MaxSize
+}
+
+func (m Method[Req, Rep]) maxRequest() int {
+	if m.MaxRequest == 0 {
+		return m.max()
+	}
+	if m.MaxRequest < 0 || m.MaxRequest > m.max() {
+		panic(fmt.Sprintf("imsg: %s: MaxRequest %d out of range", m.Name, m.MaxRequest))
+	}
+	return m.MaxRequest
 }
 
 // Call sends req and waits for the reply. The caller keeps its files and may
@@ -118,7 +131,7 @@ func (m Method[Req, Rep]) Call(ctx context.Context, c *Conn, req Req, files ...*
 		rep:    reflect.ValueOf(rep).Elem(),
 		done:   make(chan struct{}),
 	}
-	err := c.call(ctx, k, planOf(reflect.TypeFor[Req]()), reflect.ValueOf(&req).Elem(), files)
+	err := c.call(ctx, k, m.maxRequest(), planOf(reflect.TypeFor[Req]()), reflect.ValueOf(&req).Elem(), files)
 	if err != nil {
 		var none Rep // *rep may still be written to
 		if _, ok := err.(*RemoteError); !ok {
@@ -133,7 +146,7 @@ func (m Method[Req, Rep]) Call(ctx context.Context, c *Conn, req Req, files ...*
 // it waits while the queue is full. One-way messages of a Conn are handled in
 // the order of their Sends. There is no order between them and calls.
 func (m Method[Req, Rep]) Send(c *Conn, req Req) error {
-	err := c.send(m.ID, m.max(), planOf(reflect.TypeFor[Req]()), reflect.ValueOf(&req).Elem())
+	err := c.send(m.ID, m.maxRequest(), planOf(reflect.TypeFor[Req]()), reflect.ValueOf(&req).Elem())
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Name, err)
 	}
@@ -150,10 +163,11 @@ func (m Method[Req, Rep]) Send(c *Conn, req Req) error {
 // and it must not wait for a call on the same Conn. A panic in f is not caught.
 func (m Method[Req, Rep]) Handle(mux *Mux, f func(ctx context.Context, req Req, files []*os.File) (Rep, []*os.File, error)) {
 	mux.add(m.ID, &entry{
-		name: m.Name,
-		max:  m.max(),
-		req:  planOf(reflect.TypeFor[Req]()),
-		rep:  planOf(reflect.TypeFor[Rep]()),
+		name:   m.Name,
+		maxReq: m.maxRequest(),
+		maxRep: m.max(),
+		req:    planOf(reflect.TypeFor[Req]()),
+		rep:    planOf(reflect.TypeFor[Rep]()),
 		make: func() (any, reflect.Value) {
 			req := new(Req)
 			return req, reflect.ValueOf(req).Elem()
@@ -176,12 +190,13 @@ func NewMux() *Mux { return &Mux{entries: map[uint16]*entry{}} }
 
 // entry is one registered handler, its types erased.
 type entry struct {
-	name string
-	max  int // bytes
-	req  *plan
-	rep  *plan
-	make func() (req any, v reflect.Value)
-	run  func(ctx context.Context, req any, files []*os.File) (rep reflect.Value, out []*os.File, err error)
+	name   string
+	maxReq int // bytes
+	maxRep int // bytes
+	req    *plan
+	rep    *plan
+	make   func() (req any, v reflect.Value)
+	run    func(ctx context.Context, req any, files []*os.File) (rep reflect.Value, out []*os.File, err error)
 }
 
 func (m *Mux) add(id uint16, e *entry) {

@@ -166,7 +166,7 @@ func (r *reader) limit(h header) (int, error) {
 		if e == nil {
 			return 0, violation("unknown method %d", h.method)
 		}
-		return e.max, nil
+		return e.maxReq, nil
 	}
 	r.c.mu.Lock()
 	k := r.c.calls[h.id]
