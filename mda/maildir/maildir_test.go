@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	gomaildir "github.com/emersion/go-maildir"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -43,7 +45,7 @@ func contents(t *testing.T, dir string) []string {
 	return texts
 }
 
-// files lists a directory.
+// list returns the names in a directory.
 func list(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -264,53 +266,56 @@ func TestRelativePathIsRefused(t *testing.T) {
 	}
 }
 
-func TestConcurrentDeliveriesAllArriveAndShareSyncs(t *testing.T) {
+func TestConcurrentDeliveriesAllArrive(t *testing.T) {
 	t.Parallel()
 	s, dir := open(t)
-	deliver(t, s, Target{Dir: dir}, message("0\n"))
-	// The first sync of new is held until all others have renamed theirs.
-	const others = 19
-	first := make(chan struct{})
-	var begun, renamed sync.WaitGroup
-	begun.Add(1)
-	renamed.Add(1 + others)
-	var syncs int
-	s.files.rename = func(from, to string) error {
-		defer renamed.Done()
-		return os.Rename(from, to)
-	}
-	s.files.syncDir = func(f *os.File) error {
-		if syncs++; syncs == 1 {
-			begun.Done()
-			<-first
-		}
-		return f.Sync()
-	}
+	const n = 20
 	var wg sync.WaitGroup
-	run := func(i int) {
+	for i := range n {
 		wg.Go(func() {
 			if r := s.Deliver(t.Context(), Target{Dir: dir}, message(fmt.Sprintln(i))); r.Outcome != mda.Delivered {
 				t.Errorf("got %+v, want Delivered", r)
 			}
 		})
 	}
-	run(1)
-	begun.Wait()
-	for i := range others {
-		run(2 + i)
-	}
-	renamed.Wait()
-	close(first)
 	wg.Wait()
-	got := contents(t, dir)
-	if len(got) != 2+others || len(slices.Compact(got)) != 2+others {
-		t.Errorf("got %d messages, want %d different ones", len(got), 2+others)
+	if got := contents(t, dir); len(got) != n || len(slices.Compact(got)) != n {
+		t.Errorf("got %d messages, want %d different ones", len(got), n)
 	}
-	// Those that had renamed but not yet asked when the first sync ended may need
-	// one more round than the others.
-	if syncs > 1+others/2 {
-		t.Errorf("got %d syncs for %d deliveries", syncs, 1+others)
-	}
+}
+
+func TestThoseWaitingShareOneSync(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var g syncer
+		var syncs atomic.Int64
+		release := make(chan struct{})
+		fail := errors.New("second")
+		var failed atomic.Int64
+		run := func() {
+			err := g.sync(func() error {
+				if syncs.Add(1) == 1 {
+					<-release
+					return nil
+				}
+				return fail
+			})
+			if errors.Is(err, fail) {
+				failed.Add(1)
+			}
+		}
+		go run()
+		synctest.Wait()
+		for range 9 {
+			go run()
+		}
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if syncs.Load() != 2 || failed.Load() != 9 {
+			t.Errorf("got %d syncs and the second's error %d times, want 2 and 9", syncs.Load(), failed.Load())
+		}
+	})
 }
 
 func TestFoldersKeptOpenAreBounded(t *testing.T) {
