@@ -34,7 +34,7 @@ type Spawner interface {
 type Exec struct {
 	Path   string    // absolute path of the executable
 	Args   []string  // further arguments for every role
-	Stderr io.Writer // takes the log lines of the roles, each with its severity in front
+	Stderr func() io.Writer // makes the writer of one role's log lines, each with its severity in front
 	Prefix string    // of process titles, such as "opensmtpd"
 }
 
@@ -55,7 +55,7 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
-	cmd.Stderr = e.Stderr
+	cmd.Stderr = e.Stderr()
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if cred != nil {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"log/syslog"
+	"os"
+	"sync"
+
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+)
+
+// maxLogLine bounds a line of a role's log, in bytes; what is longer is cut.
+const maxLogLine = 8192
+
+// output is where log lines end up: standard error, or syslog.
+type output struct {
+	mu     sync.Mutex // makes lines whole
+	stderr io.Writer
+	syslog *syslog.Writer // nil: stderr
+}
+
+// newOutput opens syslog, unless lines go to standard error. Without a syslog
+// daemon they go there too: better in the wrong place than nowhere.
+func newOutput(toStderr bool) *output {
+	o := &output{stderr: os.Stderr}
+	if toStderr {
+		return o
+	}
+	w, err := syslog.New(syslog.LOG_MAIL|syslog.LOG_INFO, "smtpd")
+	if err != nil {
+		return o
+	}
+	o.syslog = w
+	return o
+}
+
+// line writes one finished line. A log that fails must not stop mail.
+func (o *output) line(level proc.Level, text []byte) {
+	if o.syslog == nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		_, _ = o.stderr.Write(append(text, '\n'))
+		return
+	}
+	switch level {
+	case proc.Crit:
+		_ = o.syslog.Crit(string(text))
+	case proc.Warn:
+		_ = o.syslog.Warning(string(text))
+	case proc.Debug:
+		_ = o.syslog.Debug(string(text))
+	default:
+		_ = o.syslog.Info(string(text))
+	}
+}
+
+// pipe returns a writer for one process's log: lines that start with "<N>", N the
+// severity; lines without, such as a crash of the runtime, are critical.
+func (o *output) pipe() io.Writer { return &linePipe{o: o} }
+
+// linePipe cuts what is written into lines.
+type linePipe struct {
+	o    *output
+	rest []byte
+	skip bool // the rest of an overlong line is dropped
+}
+
+// Write implements io.Writer. One goroutine writes.
+func (p *linePipe) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, '\n')
+		part := b
+		if i >= 0 {
+			part, b = b[:i], b[i+1:]
+		} else {
+			b = nil
+		}
+		if !p.skip {
+			p.rest = append(p.rest, part[:min(len(part), maxLogLine-len(p.rest))]...)
+			p.skip = len(p.rest) == maxLogLine
+		}
+		if i >= 0 {
+			p.flush()
+		}
+	}
+	return n, nil
+}
+
+func (p *linePipe) flush() {
+	level, text := proc.Crit, p.rest
+	if len(text) >= 3 && text[0] == '<' && text[2] == '>' && text[1] >= '0' && text[1] <= '7' {
+		level, text = proc.Level(text[1]-'0'), text[3:]
+	}
+	if len(text) > 0 {
+		p.o.line(level, text)
+	}
+	p.rest, p.skip = p.rest[:0], false
+}

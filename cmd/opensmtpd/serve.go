@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/expand/forwardfile"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proc/parent"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/platform"
+)
+
+// Unprivileged users of the daemon.
+const (
+	smtpUser  = "_smtpd"
+	queueUser = "_smtpq"
+)
+
+// paths returns what the command line says about places.
+func (f *flags) paths() platform.Paths {
+	p := platform.Paths{Spool: f.dirs["spool"], Run: f.dirs["run"], Mail: f.dirs["mail"], Libexec: f.dirs["libexec"]}
+	if os.Geteuid() != 0 && f.role == "" {
+		state := stateDir()
+		if p.Spool == "" {
+			p.Spool = filepath.Join(state, "spool")
+		}
+		if p.Run == "" {
+			p.Run = filepath.Join(state, "run")
+		}
+	}
+	return p
+}
+
+// stateDir is where the daemon of an ordinary user keeps its mail (XDG base
+// directory specification, version 0.8).
+func stateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "opensmtpd")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), fmt.Sprintf("opensmtpd-%d", os.Getuid()))
+	}
+	return filepath.Join(home, ".local", "state", "opensmtpd")
+}
+
+// fail prints an error, a line each, and returns the exit status.
+func fail(err error) int {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(os.Stderr, line)
+	}
+	return 1
+}
+
+// check is smtpd -n: the configuration and what it names is read and judged. With
+// -v the configuration is printed as understood.
+func check(f *flags) int {
+	host, err := systemHost(f.paths())
+	if err != nil {
+		return fail(err)
+	}
+	c, err := load(f, host.Paths())
+	if err != nil {
+		return fail(err)
+	}
+	warnings(c)
+	if _, err := slices(f, c, host.Paths(), identity{}, nil, 0); err != nil {
+		return fail(err)
+	}
+	if f.verbose {
+		if err := c.Write(os.Stdout); err != nil {
+			return fail(err)
+		}
+	}
+	fmt.Fprintln(os.Stderr, "configuration OK")
+	return 0
+}
+
+// serve runs the daemon.
+func serve(f *flags) int {
+	host, err := systemHost(f.paths())
+	if err != nil {
+		return fail(err)
+	}
+	root := os.Geteuid() == 0
+	exe, err := executable(host)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := load(f, host.Paths())
+	if err != nil {
+		return fail(err)
+	}
+	if !f.foreground {
+		return background(exe)
+	}
+	if root && !strings.HasPrefix(os.Args[0], titlePrefix+": ") {
+		return fail(retitle(exe))
+	}
+	warnings(c)
+	out := newOutput(f.stderr)
+	s := &service{flags: f, host: host, out: out, exe: exe, root: root}
+	if err := s.run(c); err != nil {
+		s.log.Critf("%v", err)
+		if !f.stderr {
+			fail(err)
+		}
+		return 1
+	}
+	return 0
+}
+
+// service is the daemon's parent process.
+type service struct {
+	flags  *flags
+	host   platform.Host
+	out    *output
+	log    *proc.Log
+	exe    string
+	root   bool
+	id     identity
+	key    []byte // of the queue's encryption
+	serial int    // of the configuration
+}
+
+func (s *service) run(c *config.Config) error {
+	s.log = proc.NewLog(s.out.pipe(), proto.Parent, true, s.flags.json)
+	verbose := proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace}
+	s.log.SetVerbose(verbose)
+	var err error
+	if s.id, err = identities(s.host, s.root); err != nil {
+		return err
+	}
+	if s.key, err = queueKey(&c.Queue, os.Stdin); err != nil {
+		return err
+	}
+	paths := s.host.Paths()
+	if err := prepareSpool(paths, s.id); err != nil {
+		return err
+	}
+	cfg, err := slices(s.flags, c, paths, s.id, s.key, s.serial)
+	if err != nil {
+		return err
+	}
+	s.log.Infof("OpenSMTPD %s starting", version)
+	if !s.root {
+		s.log.Warnf("not started as root: all roles share one process as uid %d; no chroot, no separate users, delivery to this user only", os.Geteuid())
+	}
+	p := parent.New(parent.Options{
+		Host: s.host, Paths: paths, Log: s.log, Spawner: s.spawner(), OneProcess: !s.root,
+		Load: s.reload, Forward: forwardfile.Read, SMTPUser: s.id.smtp, Version: version,
+	}, cfg, verbose)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.signals(ctx, p)
+	pidFile := filepath.Join(paths.Run, "smtpd.pid")
+	err = p.Run(ctx, func() {
+		if err := os.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+			s.log.Warnf("pid file: %v", err)
+		}
+		s.notify(platform.State{Ready: true, Status: "accepting mail"})
+		s.tellReady()
+	})
+	if err == nil {
+		s.notify(platform.State{Stopping: true})
+		s.log.Infof("Exiting")
+		_ = os.Remove(pidFile) // it may be gone already
+	}
+	return err
+}
+
+func (s *service) notify(st platform.State) {
+	if err := s.host.Notify(st); err != nil {
+		s.log.Warnf("%v", err)
+	}
+}
+
+// spawner starts roles as processes of their own, or as goroutines without root.
+func (s *service) spawner() parent.Spawner {
+	if !s.root {
+		return goroutines{env: func(role proto.Role) proc.Env {
+			log := proc.NewLog(s.out.pipe(), role, true, s.flags.json)
+			log.SetVerbose(proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace})
+			return proc.Env{Role: role, Host: s.host, Log: log}
+		}}
+	}
+	var args []string
+	if s.flags.json {
+		args = append(args, "-o", "json")
+	}
+	for name, dir := range s.flags.dirs {
+		args = append(args, "-o", name+"="+dir)
+	}
+	return parent.Exec{Path: s.exe, Args: args, Stderr: s.out.pipe, Prefix: titlePrefix}
+}
+
+// reload reads the configuration again, for the parent.
+func (s *service) reload() (*parent.Config, error) {
+	s.notify(platform.State{Reloading: true})
+	defer s.notify(platform.State{Ready: true, Status: "accepting mail"})
+	c, err := load(s.flags, s.host.Paths())
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range c.Warnings {
+		s.log.Warnf("%v", w)
+	}
+	key := s.key
+	if c.Queue.Encryption == config.NoKey {
+		key = nil
+	} else if key == nil {
+		return nil, errors.New("queue encryption changes with a restart only")
+	}
+	s.serial++
+	return slices(s.flags, c, s.host.Paths(), s.id, key, s.serial)
+}
+
+// signals makes INT and TERM end the service, and HUP reload it.
+func (s *service) signals(ctx context.Context, p *parent.Parent) {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case sig := <-ch:
+				if sig == syscall.SIGHUP {
+					_ = p.Reload(ctx) // it logs what is wrong
+					continue
+				}
+				p.Stop()
+			}
+		}
+	}()
+}
+
+// identities finds the users that the processes run as.
+func identities(host platform.Host, root bool) (identity, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if !root {
+		u, err := user.Current()
+		if err != nil {
+			return identity{}, fmt.Errorf("who am I: %w", err)
+		}
+		self := platform.User{Name: u.Username, UID: os.Geteuid(), GID: os.Getegid(), Groups: []int{os.Getegid()}, Home: u.HomeDir}
+		return identity{smtp: self, queue: self}, nil
+	}
+	id := identity{confine: true}
+	for _, want := range []struct {
+		name string
+		into *platform.User
+	}{{smtpUser, &id.smtp}, {queueUser, &id.queue}} {
+		u, err := host.User(ctx, want.name)
+		if errors.Is(err, platform.ErrNoUser) {
+			return id, fmt.Errorf("user %s does not exist; create it as a system user without shell, such as: useradd --system --home-dir /var/empty --shell /usr/sbin/nologin %s", want.name, want.name)
+		}
+		if err != nil {
+			return id, fmt.Errorf("user %s: %w", want.name, err)
+		}
+		if u.UID == 0 {
+			return id, fmt.Errorf("user %s must not be root", want.name)
+		}
+		*want.into = u
+	}
+	return id, nil
+}
+
+// queueKey returns the key that the queue is encrypted with, nil for none.
+func queueKey(q *config.QueueConfig, stdin *os.File) ([]byte, error) {
+	var key string
+	switch q.Encryption {
+	case config.NoKey:
+		return nil, nil
+	case config.KeyInline:
+		key = q.Key
+	case config.KeyInFile:
+		b, err := readBounded(q.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("queue encryption: %w", err)
+		}
+		key, _, _ = strings.Cut(string(b), "\n")
+	case config.KeyAsk, config.KeyStdin:
+		if q.Encryption == config.KeyAsk {
+			fmt.Fprint(os.Stderr, "queue key: ")
+		}
+		line, err := bufio.NewReader(stdin).ReadString('\n')
+		if err != nil && line == "" {
+			return nil, fmt.Errorf("queue encryption: no key on standard input: %w", err)
+		}
+		key = strings.TrimSuffix(line, "\n")
+	}
+	if len(key) != 32 {
+		return nil, fmt.Errorf("queue encryption: the key has %d bytes, want 32", len(key))
+	}
+	return []byte(key), nil
+}
