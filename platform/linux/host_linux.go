@@ -2,6 +2,7 @@ package linux
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -150,7 +151,7 @@ func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
 
 // Confine puts the process under p.
 func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
-	g, err := privdrop.Drop(p, calls{})
+	g, err := privdrop.Drop(p, privdrop.Process{})
 	if err != nil {
 		return g, err
 	}
@@ -160,10 +161,12 @@ func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	if p.Exec {
 		// The programs it starts would inherit it, and some of them are set-id.
 		g.Missing = append(g.Missing, "no_new_privs: off: starts other programs")
+	} else if err := noNewPrivs(); errors.Is(err, syscall.ENOTSUP) {
+		// The runtime cannot reach the threads of the C library.
+		g.Missing = append(g.Missing, "no_new_privs: off: built with cgo")
+	} else if err != nil {
+		return g, fmt.Errorf("no_new_privs: %w", err)
 	} else {
-		if err := noNewPrivs(); err != nil {
-			return g, fmt.Errorf("no_new_privs: %w", err)
-		}
 		on("no_new_privs")
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -188,30 +191,4 @@ func noNewPrivs() error {
 		return fmt.Errorf("reads %d after it was set", got)
 	}
 	return nil
-}
-
-// calls are the system calls of privdrop. Those of package syscall act on all
-// threads; those of x/sys on one.
-type calls struct{}
-
-func (calls) IDs() (uid, gid int, groups []int, err error) {
-	groups, err = syscall.Getgroups()
-	return syscall.Geteuid(), syscall.Getegid(), groups, err
-}
-
-func (calls) CheckRoot(dir string) error { return privdrop.CheckRoot(dir) }
-
-func (calls) Chroot(dir string) error {
-	if err := syscall.Chroot(dir); err != nil {
-		return err
-	}
-	return syscall.Chdir("/")
-}
-
-func (calls) Setgroups(gids []int) error { return syscall.Setgroups(gids) }
-func (calls) Setgid(gid int) error       { return syscall.Setresgid(gid, gid, gid) }
-func (calls) Setuid(uid int) error       { return syscall.Setresuid(uid, uid, uid) }
-
-func (calls) Regain() bool {
-	return syscall.Setuid(0) == nil || syscall.Setreuid(-1, 0) == nil || syscall.Setresuid(0, 0, 0) == nil
 }

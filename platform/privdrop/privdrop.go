@@ -1,7 +1,7 @@
 // Package privdrop is the part of confining a process that is the same on every
 // Unix: new root directory, groups, gid, uid, in that order, and the proof that
-// root cannot be had back. The system calls are the caller's, so that the order
-// and the refusals are tested without privilege on any machine.
+// root cannot be had back. The system calls stand behind an interface, so that the
+// order and the refusals are tested without privilege on any machine.
 package privdrop
 
 import (
@@ -75,9 +75,13 @@ func setIDs(p platform.Profile, gid int, c Calls) error {
 	if p.GID >= 0 {
 		gid = p.GID
 	}
-	groups := p.Groups
-	if len(groups) == 0 {
-		groups = []int{gid}
+	// The gid comes first: on some systems the first group is the effective gid,
+	// and setting that overwrites whatever stands there.
+	groups := []int{gid}
+	for _, g := range p.Groups {
+		if g != gid {
+			groups = append(groups, g)
+		}
 	}
 	if err := c.Setgroups(groups); err != nil {
 		return fmt.Errorf("set groups: %w", err)

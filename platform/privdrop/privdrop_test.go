@@ -50,7 +50,7 @@ func TestOrderOfADrop(t *testing.T) {
 		uid  int
 		want string
 	}{
-		{"everything", platform.Profile{Root: "/var/empty", UID: 7, GID: 8, Groups: []int{8, 9}}, 0,
+		{"everything", platform.Profile{Root: "/var/empty", UID: 7, GID: 8, Groups: []int{9, 8}}, 0,
 			"check /var/empty, chroot /var/empty, setgroups [8 9], setgid 8, setuid 7, regain"},
 		{"without a root directory", platform.Profile{UID: 7, GID: 8}, 0, "setgroups [8], setgid 8, setuid 7, regain"},
 		{"root directory is the root", platform.Profile{Root: "/", UID: 7, GID: 8}, 0, "setgroups [8], setgid 8, setuid 7, regain"},

@@ -81,7 +81,7 @@ func New(cfg Config) *DB {
 // sources were asked and none knows the name; any other error is temporary. The
 // caller may keep the result; it must not change Groups.
 func (db *DB) User(ctx context.Context, name string) (platform.User, error) {
-	if !validName(name) {
+	if !ValidName(name) {
 		return platform.User{}, platform.ErrNoUser
 	}
 	if u, ok := db.cached(name); ok {
@@ -108,9 +108,9 @@ func answer(u *platform.User) (platform.User, error) {
 	return *u, nil
 }
 
-// validName tells whether name can be the name of a user at all. What begins with
+// ValidName tells whether name can be the name of a user at all. What begins with
 // '-' would be read as an option by a helper program.
-func validName(name string) bool {
+func ValidName(name string) bool {
 	if name == "" || len(name) > maxName || name[0] == '-' || name[0] == '+' {
 		return false
 	}

@@ -1,0 +1,113 @@
+package netbsd
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/password"
+	"github.com/opensmtpd/opensmtpd/platform/privdrop"
+	"github.com/opensmtpd/opensmtpd/platform/userdb"
+)
+
+// Config overrides what New assumes. A zero field means the usual.
+type Config struct {
+	Paths  platform.Paths // its empty fields mean the usual places
+	Users  userdb.Config
+	Master string // /etc/master.passwd
+}
+
+// Host is a NetBSD system. Its methods may be called concurrently, but for Confine.
+type Host struct {
+	paths      platform.Paths
+	executable string
+	exeErr     error
+	users      *userdb.DB
+	accounts   password.Accounts
+}
+
+var (
+	_ platform.Host          = (*Host)(nil)
+	_ platform.Authenticator = (*Host)(nil)
+)
+
+// New returns the Host of this machine.
+func New(cfg Config) (*Host, error) {
+	verify, err := password.New(0)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{
+		paths:    paths().Override(cfg.Paths),
+		users:    userdb.New(cfg.Users),
+		accounts: password.Accounts{Path: "/etc/master.passwd", Format: password.Master, Verify: verify},
+	}
+	if cfg.Master != "" {
+		h.accounts.Path = cfg.Master
+	}
+	h.executable, h.exeErr = os.Executable()
+	return h, nil
+}
+
+// Name returns "netbsd".
+func (*Host) Name() string { return "netbsd" }
+
+// Paths returns where things live.
+func (h *Host) Paths() platform.Paths { return h.paths }
+
+// Executable returns the path the program had when New was called.
+func (h *Host) Executable() (string, error) { return h.executable, h.exeErr }
+
+// User looks name up in files and in what the system's configuration adds to them.
+func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
+	return h.users.User(ctx, name)
+}
+
+// Authenticate checks a password against /etc/master.passwd.
+func (h *Host) Authenticate(ctx context.Context, user, password string) error {
+	return h.accounts.Check(ctx, user, password)
+}
+
+// Notify does nothing: the service manager of this system takes no reports.
+func (*Host) Notify(platform.State) error { return nil }
+
+// The option of unix(4) that names the peer, and its level; x/sys has neither.
+const (
+	solLocal    = 0
+	localPeerID = 3
+)
+
+// Peer returns the credentials the other end had when it connected, by
+// LOCAL_PEEREID. The system fills in a struct unpcbid: pid, uid and gid of four
+// bytes each. A struct ipv6_mreq is a buffer of enough bytes that x/sys reads an
+// option into without stopping at the first NUL.
+func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", err)
+	}
+	var buf *unix.IPv6Mreq
+	var sockErr error
+	if err := raw.Control(func(fd uintptr) {
+		buf, sockErr = unix.GetsockoptIPv6Mreq(int(fd), solLocal, localPeerID)
+	}); err != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", err)
+	}
+	if sockErr != nil {
+		return platform.Cred{}, fmt.Errorf("peer credentials: %w", sockErr)
+	}
+	id := func(i int) int { return int(binary.NativeEndian.Uint32(buf.Multiaddr[i:])) }
+	return platform.Cred{PID: id(0), UID: id(4), GID: id(8)}, nil
+}
+
+// Confine puts the process under p.
+func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
+	g, err := privdrop.Drop(p, privdrop.Process{})
+	g.Missing = append(g.Missing, missing()...)
+	return g, err
+}
