@@ -1,6 +1,3 @@
-// Package config reads smtpd.conf: lexer, grammar, checks and a printer that
-// shows the configuration as understood. The result is plain data; the wiring
-// cuts the slice of each process from it.
 package config
 
 import (
@@ -15,7 +12,7 @@ type Config struct {
 	ServerName  string // the name of this host in greetings and traces
 	AdminDomain string // admd; empty: ServerName
 
-	Tables    []*Table // in order of declaration; built-ins and anonymous ones included
+	Tables    []*Table // built-ins, then declared ones in order, then anonymous ones
 	PKIs      []*PKI
 	CAs       []*CA
 	Listeners []*Listener
@@ -33,13 +30,17 @@ type Config struct {
 	Queue     QueueConfig
 	SMTP      SMTPConfig
 	SRS       SRSConfig
+
+	// Warnings are doubts about a configuration that is valid: things declared and
+	// never used, rules that never match, open relays. They have no part in printing.
+	Warnings []*Error
 }
 
 // Table is a declared table.
 type Table struct {
 	Pos     ruleset.Position
-	Name    string // as used in the rules, without angle brackets; "<dynamic:0>" for anonymous ones
-	Backend string // "static", "file", "db", "getpwnam", or another program's name
+	Name    string // as used in the rules, without angle brackets; built-in and anonymous names hold them: "<localhost>", "<dynamic:0>"
+	Backend string // "static" (inline), "file", "db", "getpwnam", or another backend's or program's name
 	Path    string // configuration of the backend; empty for inline tables
 	Kind    TableKind
 	Entries []Entry // of an inline table, in the order written
@@ -56,6 +57,21 @@ const (
 	Dynamic
 	Empty // a file without entries: fits wherever a list or a map is asked for
 )
+
+// String names the kind as error messages do.
+func (k TableKind) String() string {
+	switch k {
+	case List:
+		return "list"
+	case Map:
+		return "map"
+	case Dynamic:
+		return "dynamic table"
+	case Empty:
+		return "empty table"
+	}
+	return "table of unknown kind"
+}
 
 // Entry is one element of an inline table; Value is empty in a list.
 type Entry struct{ Key, Value string }
@@ -97,21 +113,31 @@ const (
 	AuthRequired
 )
 
+// ProxyMode says whether a listener expects a PROXY header before anything else.
+type ProxyMode uint8
+
+// The PROXY modes of a listener.
+const (
+	NoProxy  ProxyMode = iota
+	ProxyV2            // proxy-v2: the binary header only
+	ProxyAny           // proxy: the text header of version 1, or the binary one
+)
+
 // Listener is one listen line; Target may stand for several addresses. The
 // wiring resolves it at start: interface, group, address or host name.
 type Listener struct {
 	Pos          ruleset.Position
-	Target       string // as written: "all", "egress", interface, address, host name
+	Target       string // as written: "all", "egress", interface, group, address, host name
 	Family       string // "", "inet4", "inet6"
 	Port         uint16
 	TLS          TLSMode
 	VerifyPeer   bool // the client's certificate must verify
 	Ciphers      string
 	Protocols    string
-	PKI          []string // names; the first is the default
-	CA           string
+	PKI          []string // names in lower case; the first is the default
+	CA           string   // name in lower case
 	Auth         AuthMode
-	AuthTable    string // empty: the system's users
+	AuthTable    string // table credentials or auth; empty: the system's users
 	Tag          string
 	Hostname     string // empty: ServerName
 	Hostnames    string // table addrname
@@ -119,8 +145,8 @@ type Listener struct {
 	MaskSource   bool
 	ReceivedAuth bool
 	NoDSN        bool
-	ProxyV2      bool
-	ProxyFrom    string // table netaddr: who may send a PROXY header; empty: anyone when ProxyV2 is set (warned about)
+	Proxy        ProxyMode
+	ProxyFrom    string // table netaddr: who may send a PROXY header; empty: anyone (warned about)
 	Senders      string // table mailaddrmap
 	Masquerade   bool
 }
@@ -144,7 +170,7 @@ type Proc struct {
 // Filter is a declared filter: a builtin, a process, or a chain.
 type Filter struct {
 	Pos     ruleset.Position
-	Name    string
+	Name    string   // "<dynchain:0>" for a chain written at its use
 	Proc    string   // name of a Proc, for process filters
 	Chain   []string // for chains
 	Builtin *BuiltinFilter
@@ -178,7 +204,7 @@ type MTAConfig struct {
 
 // DomainLimits are the limits for one destination domain.
 type DomainLimits struct {
-	Domain string
+	Domain string // in lower case
 	MTALimits
 }
 
@@ -194,27 +220,61 @@ type SchedulerLimits struct {
 	MaxInflight, MaxSchedule, MaxEnvelopeBatch, MaxMessageBatch int // 5000 10 256 1024
 }
 
-// QueueConfig is how mail is stored.
+// KeySource says where the key of the queue's encryption comes from.
+type KeySource uint8
+
+// The sources of the key.
+const (
+	NoKey     KeySource = iota // mail is stored in clear
+	KeyAsk                     // asked for on the terminal at start
+	KeyStdin                   // the first line of standard input
+	KeyInline                  // QueueConfig.Key
+	KeyInFile                  // the first line of QueueConfig.KeyFile
+)
+
+// QueueConfig is how mail is stored and when it is tried again.
 type QueueConfig struct {
-	Compression bool
-	Encryption  string // "", "stdin", "ask", or the key as written
-	Encrypted   bool
-	TTL         time.Duration // 4 days
+	Compression   string // "" none, "gzip", "zstd"
+	Encryption    KeySource
+	Key           string        // 32 bytes, for KeyInline
+	KeyFile       string        // absolute path, for KeyInFile
+	TTL           time.Duration // 4 days
+	ReserveSpace  int           // percent of the file system's space kept free, 5; 0: no check
+	ReserveInodes int           // percent of its inodes kept free, 5; 0: no check
+
+	// The nth attempt happens n*n times this long after the message came in.
+	RetryMDA time.Duration // 10 s; local deliveries and bounces
+	RetryMTA time.Duration // 400 s; relaying
 }
+
+// BareNewline says what happens to a line of a client that ends in LF alone.
+type BareNewline uint8
+
+// The policies for bare newlines.
+const (
+	RejectBareNewline    BareNewline = iota // the message is refused
+	NormalizeBareNewline                    // it counts as CRLF, except around the final dot
+)
 
 // SMTPConfig holds what all listeners share.
 type SMTPConfig struct {
-	Ciphers        string
-	MaxMails       int    // per session, 100
-	MaxRcpt        int    // per message, 1000
-	MaxMessageSize int64  // bytes, 36700160
-	SubAddrDelim   string // "+"
+	Ciphers              string
+	MaxMails             int    // per session, 100
+	MaxRcpt              int    // per message, 1000
+	MaxMessageSize       int64  // bytes, 36700160
+	SubAddrDelim         string // one character, "+"
+	MaxSessions          int    // at a time; 0: derived from the limit of descriptors
+	MaxSessionsPerSource int    // at a time from one address, 100; 0: unlimited
+	MaxErrors            int    // failed commands before a session is closed, 20; 0: unlimited
+	MaxAuthFailures      int    // failed AUTH before a session is closed, 5; 0: unlimited
+	MinRate              int    // bytes per second a client must send on average in DATA, 100; 0: any
+	BareNewline          BareNewline
 }
 
 // SRSConfig holds the keys of the sender rewriting scheme.
 type SRSConfig struct {
 	Key, BackupKey string
-	TTLDays        int // 4
+	TTLDays        int // whole days, 4
 }
 
 // Error is one mistake in a configuration.
