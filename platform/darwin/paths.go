@@ -2,8 +2,8 @@ package darwin
 
 import "github.com/opensmtpd/opensmtpd/platform"
 
-// paths is where the files of a mail server go by macOS, as its own Postfix does. A
-// package that thinks otherwise sets Config.Paths.
+// paths is where the files of a mail server go by macOS, as its own Postfix does.
+// A package that thinks otherwise sets Config.Paths.
 func paths() platform.Paths {
 	return platform.Paths{
 		Config:   "/etc/mail/smtpd.conf",

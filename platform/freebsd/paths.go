@@ -2,8 +2,8 @@ package freebsd
 
 import "github.com/opensmtpd/opensmtpd/platform"
 
-// paths is where the files of a mail server go by hier(7), and the ports tree below /usr/local. A
-// package that thinks otherwise sets Config.Paths.
+// paths is where the files of a mail server go by hier(7), and the ports tree below /usr/local.
+// A package that thinks otherwise sets Config.Paths.
 func paths() platform.Paths {
 	return platform.Paths{
 		Config:   "/usr/local/etc/mail/smtpd.conf",

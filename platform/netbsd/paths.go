@@ -2,8 +2,8 @@ package netbsd
 
 import "github.com/opensmtpd/opensmtpd/platform"
 
-// paths is where the files of a mail server go by hier(7), and pkgsrc below /usr/pkg. A
-// package that thinks otherwise sets Config.Paths.
+// paths is where the files of a mail server go by hier(7), and pkgsrc below /usr/pkg.
+// A package that thinks otherwise sets Config.Paths.
 func paths() platform.Paths {
 	return platform.Paths{
 		Config:   "/usr/pkg/etc/smtpd.conf",
