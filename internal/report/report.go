@@ -91,6 +91,15 @@ type Proxied struct {
 	Address string
 }
 
+// The values of Delivery.Result, and the Stat of a delivery that found a loop.
+const (
+	OK       = "Ok"
+	TempFail = "TempFail"
+	PermFail = "PermFail"
+
+	LoopDetected = "Loop detected"
+)
+
 // Delivery: an attempt at a local delivery or a relay ended.
 type Delivery struct {
 	Session  Session
