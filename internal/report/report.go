@@ -20,6 +20,16 @@ type Event interface{ event() }
 // must not block for long.
 type Sink interface{ Report(Event) }
 
+// Sinks passes each event to all of its members, in order.
+type Sinks []Sink
+
+// Report implements Sink.
+func (s Sinks) Report(e Event) {
+	for _, sink := range s {
+		sink.Report(e)
+	}
+}
+
 // Connected: a client connected.
 type Connected struct {
 	Session Session

@@ -26,7 +26,7 @@ import (
 type Dispatcher struct {
 	p      *proc.Process
 	events report.Sink
-	stats  *stats.Counters
+	stats  stats.Set
 	server *server.Server
 
 	current atomic.Pointer[generation]
@@ -39,8 +39,8 @@ type Dispatcher struct {
 
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
-	d := &Dispatcher{p: p, stats: stats.New()}
-	d.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), d.stats}
+	d := &Dispatcher{p: p}
+	d.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), &d.stats}
 	return d
 }
 

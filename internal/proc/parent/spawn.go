@@ -32,10 +32,10 @@ type Spawner interface {
 
 // Exec starts each role as a process of its own from the same executable.
 type Exec struct {
-	Path   string    // absolute path of the executable
-	Args   []string  // further arguments for every role
+	Path   string           // absolute path of the executable
+	Args   []string         // further arguments for every role
 	Stderr func() io.Writer // makes the writer of one role's log lines, each with its severity in front
-	Prefix string    // of process titles, such as "opensmtpd"
+	Prefix string           // of process titles, such as "opensmtpd"
 }
 
 // Spawn implements Spawner. The environment is empty but for what the Go runtime

@@ -112,8 +112,11 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 type desk struct{ q *Queue }
 
 // Done implements deliver.Desk.
-func (d desk) Done(a *deliver.Attempt, r mda.Result) {
+func (d desk) Done(a *deliver.Attempt, r mda.Result, cause error) {
 	q, e := d.q, a.Envelope
+	if cause != nil {
+		q.p.Log.Warnf("delivery of %s: %v", e.ID, cause)
+	}
 	ctx := context.WithoutCancel(q.ctx())
 	switch r.Outcome {
 	case mda.Delivered:
@@ -121,7 +124,6 @@ func (d desk) Done(a *deliver.Attempt, r mda.Result) {
 	case mda.PermFail:
 		q.permFail(ctx, e, "", r.Enhanced, r.Text)
 	case mda.Loop:
-		q.stats.Add("scheduler.delivery.loop", 1)
 		q.permFail(ctx, e, "", smtp.EnhancedCode{5, 4, 6}, r.Text)
 	default:
 		q.tempFail(ctx, e, "", r.Enhanced, r.Text)
@@ -146,7 +148,6 @@ func (d desk) Release(name string, n int) { d.q.sched.Release(name, n) }
 // delivered ends an envelope well.
 func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text string) {
 	q.report(e, relay, "Ok", text, time.Time{})
-	q.stats.Add("scheduler.delivery.ok", 1)
 	if wantsSuccess(e) {
 		q.bounces.add(e, envelope.BounceDelivered)
 		return
@@ -157,7 +158,6 @@ func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text
 // permFail ends an envelope with a report to its sender.
 func (q *Queue) permFail(ctx context.Context, e *envelope.Envelope, relay string, status smtp.EnhancedCode, text string) {
 	q.report(e, relay, "PermFail", text, time.Time{})
-	q.stats.Add("scheduler.delivery.permfail", 1)
 	q.failed(ctx, e, status, text)
 }
 
@@ -185,7 +185,6 @@ func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string
 	e.Retry++
 	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
 	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
-	q.stats.Add("scheduler.delivery.tempfail", 1)
 	q.report(e, relay, "TempFail", text, e.NextTry)
 	if q.warnDue(e, now) {
 		e.LastBounce = now
@@ -212,7 +211,6 @@ func (q *Queue) removed(ctx context.Context, id envelope.ID) {
 		return
 	}
 	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Remove", Delay: time.Since(e.Created), Stat: "Removed by administrator"})
-	q.stats.Add("scheduler.envelope.removed", 1)
 	q.forget(ctx, id)
 }
 
@@ -223,7 +221,6 @@ func (q *Queue) expired(ctx context.Context, id envelope.ID) {
 		return
 	}
 	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Expire", Delay: time.Since(e.Created), Stat: "Envelope expired"})
-	q.stats.Add("scheduler.envelope.expired", 1)
 	text := "Envelope expired"
 	if e.ErrorLine != "" {
 		text = fmt.Sprintf("Envelope expired; the last attempt ended with: %s", e.ErrorLine)

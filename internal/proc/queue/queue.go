@@ -33,7 +33,7 @@ type Queue struct {
 	p       *proc.Process
 	open    OpenStore
 	events  report.Sink
-	stats   *stats.Counters
+	stats   stats.Set
 	config  atomic.Pointer[config]
 	store   queue.Store
 	sched   *ram.Schedule
@@ -62,11 +62,11 @@ const maxFresh = 10_000
 // New makes the role.
 func New(p *proc.Process, open OpenStore) *Queue {
 	q := &Queue{
-		p: p, open: open, stats: stats.New(),
+		p: p, open: open,
 		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
 		fresh: map[envelope.ID]*envelope.Envelope{},
 	}
-	q.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), q.stats}
+	q.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), &q.stats}
 	return q
 }
 
@@ -198,7 +198,6 @@ func (q *Queue) enqueue(list []*envelope.Envelope) {
 		}
 	}
 	q.mu.Unlock()
-	q.stats.Add("scheduler.envelope.incoming", int64(len(list)))
 	q.sched.Insert(items...)
 }
 
@@ -228,15 +227,15 @@ func (q *Queue) watch(conn *imsg.Conn) {
 
 func (q *Queue) snapshot(context.Context, proto.Empty) (proto.StatsReply, error) {
 	n, d := q.sched.Counts(), q.deliver.Counts()
-	q.stats.Set("scheduler.envelope", int64(n.Envelopes))
-	q.stats.Set("scheduler.envelope.inflight", int64(n.InFlight))
-	q.stats.Set("scheduler.ramqueue.envelope", int64(n.Envelopes))
-	q.stats.Set("scheduler.ramqueue.hold", int64(n.Held))
-	q.stats.Set("scheduler.ramqueue.holdq", int64(n.HoldQueues))
-	q.stats.Set("scheduler.ramqueue.hold-overflow", n.HoldOverflow)
-	q.stats.Set("mda.user", int64(d.Users))
-	q.stats.Set("mda.pending", int64(d.Pending))
-	q.stats.Set("mda.running", int64(d.Running))
+	q.stats.Set(stats.Envelopes, int64(n.Envelopes))
+	q.stats.Set(stats.EnvelopesInFlight, int64(n.InFlight))
+	q.stats.Set(stats.RAMQueueEnvelope, int64(n.Envelopes))
+	q.stats.Set(stats.RAMQueueHold, int64(n.Held))
+	q.stats.Set(stats.RAMQueueHoldQueues, int64(n.HoldQueues))
+	q.stats.Set(stats.RAMQueueHoldOverflow, n.HoldOverflow)
+	q.stats.Set(stats.MDAUser, int64(d.Users))
+	q.stats.Set(stats.MDAPending, int64(d.Pending))
+	q.stats.Set(stats.MDARunning, int64(d.Running))
 	var r proto.StatsReply
 	for name, v := range q.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
