@@ -3,21 +3,51 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/proxyproto"
+	"github.com/opensmtpd/opensmtpd/internal/report"
 )
 
 // Limits bound what a Server takes on at a time. Zero means no limit of that kind.
+// Connections beyond them get 421 4.7.0.
 type Limits struct {
 	MaxSessions  int // over all listeners
 	MaxPerSource int // per client network: an IPv4 address or an IPv6 /64
 }
 
 // Server accepts connections and runs their sessions.
-type Server struct{ limits Limits }
+type Server struct {
+	limits  Limits
+	buffers sync.Pool
+	wg      sync.WaitGroup // of the connections' goroutines
+
+	mu       sync.Mutex // guards what follows
+	draining bool
+	conns    map[*connection]struct{}
+	sources  map[netip.Prefix]int
+}
+
+// connection is one accepted connection; its session is nil before the dialogue.
+type connection struct {
+	net.Conn
+	cancel  context.CancelFunc // ends the calls of the session
+	session *session
+}
 
 // New returns a server without listeners.
-func New(l Limits) *Server { return &Server{limits: l} }
+func New(l Limits) *Server {
+	return &Server{
+		limits:  l,
+		buffers: sync.Pool{New: func() any { return new([]byte) }},
+		conns:   make(map[*connection]struct{}),
+		sources: make(map[netip.Prefix]int),
+	}
+}
 
 // Options belong to one listening socket.
 type Options struct {
@@ -25,23 +55,247 @@ type Options struct {
 	// that a reload changes new sessions and leaves running ones alone.
 	Config func() *Config
 
-	// Proxy makes the PROXY header (version 1 or 2) mandatory, from clients for
-	// which TrustProxy says true; nil trusts all.
+	// Proxy makes the PROXY header (version 1 or 2) mandatory, and TrustProxy says
+	// from which peers it is taken; nil trusts all. Others are cut off.
 	Proxy      bool
-	TrustProxy func(netip.Addr) bool
+	TrustProxy func(peer netip.Addr) bool
 }
+
+// maxPause bounds the pause after a failed accept, such as for lack of
+// descriptors.
+const maxPause = time.Second
 
 // Serve accepts from l until ctx ends or l fails for good, then closes it.
 // Sessions go on; Drain ends them. It returns nil when ctx ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener, o Options) error {
-	return errors.New("not yet")
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // unblocks Accept
+	defer func() {
+		if stop() {
+			_ = l.Close() // it has failed, that is returned
+		}
+	}()
+	var pause time.Duration
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept: %w", err)
+		case err != nil:
+			pause = min(max(2*pause, 5*time.Millisecond), maxPause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		// Sessions outlive ctx: Drain is what ends them.
+		s.start(context.WithoutCancel(ctx), conn, o)
+	}
+}
+
+// start runs a session over an accepted connection in a goroutine of its own.
+func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
+	cfg := o.Config()
+	ctx, cancel := context.WithCancel(ctx)
+	c := &connection{Conn: conn, cancel: cancel}
+	if !s.enter(c) {
+		cancel()
+		turnAway(conn, cfg)
+		return
+	}
+	go func() {
+		defer s.leave(c)
+		client, local := endpoints(conn)
+		var proxied bool
+		if o.Proxy {
+			if o.TrustProxy != nil && !o.TrustProxy(client) {
+				cfg.Events.Report(report.BadInput{Result: fmt.Sprintf("proxy %v: not allowed to speak for others", client)})
+				return
+			}
+			h, err := readProxy(conn, cfg)
+			if err != nil {
+				cfg.Events.Report(report.BadInput{Result: fmt.Sprintf("proxy %v: %v", client, err)})
+				return
+			}
+			if proxied = h.Source.IsValid(); proxied {
+				client, local = h.Source.Addr(), h.Destination.Addr()
+			}
+		}
+		network, ok := s.admit(client)
+		if !ok {
+			turnAway(conn, cfg)
+			return
+		}
+		defer s.release(network)
+		s.talk(ctx, c, cfg, client, local, proxied)
+	}()
 }
 
 // ServeConn runs one session over a connection obtained elsewhere, such as the
-// local socket's, and returns when it has ended. It counts towards MaxSessions.
-func (s *Server) ServeConn(ctx context.Context, c net.Conn, cfg *Config) {}
+// local socket's, closes it and returns when it has ended. It counts towards
+// MaxSessions.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn, cfg *Config) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &connection{Conn: conn, cancel: cancel}
+	if !s.enter(c) {
+		cancel()
+		turnAway(conn, cfg)
+		return
+	}
+	defer s.leave(c)
+	client, local := endpoints(conn)
+	s.talk(ctx, c, cfg, client, local, false)
+}
 
-// Drain ends sessions: idle ones at once with 421 4.3.2, others after their
-// transaction. When ctx ends the remaining connections are cut. It returns when no
-// session is left.
-func (s *Server) Drain(ctx context.Context) error { return nil }
+// talk holds the dialogue.
+func (s *Server) talk(ctx context.Context, c *connection, cfg *Config, client, local netip.Addr, proxied bool) {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends what waits for the peer
+	defer stop()
+	ss := newSession(c.Conn, cfg, &s.buffers, client, local)
+	s.mu.Lock()
+	c.session = ss
+	draining := s.draining
+	s.mu.Unlock()
+	if draining {
+		ss.wire.drain()
+	}
+	if proxied {
+		cfg.Events.Report(report.Proxied{Session: ss.ID, Address: ss.Source})
+	}
+	ss.run(ctx)
+}
+
+// Drain makes Serve accept no session any more and ends those there are: idle
+// ones at once with 421 4.3.2, others after their transaction. When ctx ends the
+// remaining connections are cut. It returns when no session is left, with the
+// error of ctx if that had to end them.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	for c := range s.conns {
+		if c.session != nil {
+			c.session.wire.drain()
+		} else {
+			c.cancel()
+			_ = c.Close() // still to say who it speaks for
+		}
+	}
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, s.cut)
+	defer stop()
+	s.wg.Wait()
+	return ctx.Err()
+}
+
+// cut closes all connections.
+func (s *Server) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.cancel()
+		_ = c.Close() // the session notices
+	}
+}
+
+// Sessions returns the number of connections there are.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// enter counts a connection, unless there are too many or the server is to end.
+func (s *Server) enter(c *connection) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining || s.limits.MaxSessions > 0 && len(s.conns) >= s.limits.MaxSessions {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	return true
+}
+
+// leave closes a connection and forgets it.
+func (s *Server) leave(c *connection) {
+	c.cancel()
+	_ = c.Close() // its session has said all it had to
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+// admit counts a session of a client's network, unless there are too many.
+func (s *Server) admit(client netip.Addr) (netip.Prefix, bool) {
+	if s.limits.MaxPerSource <= 0 || !client.IsValid() {
+		return netip.Prefix{}, true
+	}
+	client = client.Unmap().WithZone("")
+	bits := 32
+	if client.Is6() {
+		bits = 64
+	}
+	network, err := client.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sources[network] >= s.limits.MaxPerSource {
+		return netip.Prefix{}, false
+	}
+	s.sources[network]++
+	return network, true
+}
+
+// release is the reverse of admit.
+func (s *Server) release(network netip.Prefix) {
+	if !network.IsValid() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sources[network]--; s.sources[network] == 0 {
+		delete(s.sources, network)
+	}
+}
+
+// turnAway closes a connection that is not served, with a word where the client
+// can read it.
+func turnAway(conn net.Conn, cfg *Config) {
+	defer func() { _ = conn.Close() }() // nothing is left to be said
+	if cfg.TLSMode == ImmediateTLS {
+		return
+	}
+	if conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = conn.Write([]byte("421 4.7.0 Too many connections\r\n")) // a courtesy
+	}
+}
+
+// readProxy reads the PROXY header.
+func readProxy(conn net.Conn, cfg *Config) (proxyproto.Header, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(cfg.withDefaults().Timeout)); err != nil {
+		return proxyproto.Header{}, err
+	}
+	return proxyproto.Read(conn)
+}
+
+// endpoints returns the addresses of a TCP connection, invalid ones for another.
+func endpoints(conn net.Conn) (client, local netip.Addr) {
+	return address(conn.RemoteAddr()), address(conn.LocalAddr())
+}
+
+// address returns the address of a TCP endpoint.
+func address(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}

@@ -103,8 +103,9 @@ type Transaction struct {
 	EightBit bool  // BODY=8BITMIME
 	UTF8     bool  // SMTPUTF8
 	Ret      string
-	EnvID    string // as received, xtext
-	Rcpts    []Recipient
+	EnvID    string      // as received, xtext
+	Rcpts    []Recipient // accepted so far
+	Junk     bool        // set by the backend: the message is marked X-Spam: Yes
 }
 
 // Recipient is one RCPT.
