@@ -15,8 +15,9 @@ type Option struct {
 }
 
 // Parse reads args, the command line without the program's name. spec lists the
-// letters; one followed by a colon takes an argument. It returns the options in
-// order and the operands that follow them.
+// letters; one followed by a colon takes an argument, one followed by two colons
+// takes one only when it is joined to the letter. It returns the options in order
+// and the operands that follow them.
 func Parse(args []string, spec string) (options []Option, operands []string, err error) {
 	for len(args) > 0 {
 		a := args[0]
@@ -38,7 +39,7 @@ func Parse(args []string, spec string) (options []Option, operands []string, err
 				continue
 			}
 			arg := a[1:]
-			if arg == "" {
+			if arg == "" && !strings.HasPrefix(spec[i+1:], "::") {
 				if len(args) == 0 {
 					return options, args, fmt.Errorf("option requires an argument -- %c", c)
 				}

@@ -22,11 +22,13 @@ func TestParse(t *testing.T) {
 		{"a lone dash is an operand", []string{"-", "-d"}, nil, []string{"-", "-d"}, ""},
 		{"unknown letter", []string{"-x"}, nil, []string{}, "unknown option -- x"},
 		{"a colon is no letter", []string{"-:"}, nil, []string{}, "unknown option -- :"},
+		{"optional argument joined", []string{"-q15m", "x"}, []Option{{'q', "15m"}}, []string{"x"}, ""},
+		{"optional argument absent", []string{"-vq", "x"}, []Option{{'v', ""}, {'q', ""}}, []string{"x"}, ""},
 		{"argument missing", []string{"-f"}, nil, []string{}, "option requires an argument -- f"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			options, operands, err := Parse(tt.args, "df:v")
+			options, operands, err := Parse(tt.args, "df:q::v")
 			got := ""
 			if err != nil {
 				got = err.Error()
