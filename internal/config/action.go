@@ -162,10 +162,10 @@ func (o *actionOptions) relay() {
 	case p.accept("backup"):
 		r.Backup = true
 		if p.accept("mx") {
-			r.BackupName = p.str("a host name")
+			r.BackupName = p.announced()
 		}
 	case p.accept("helo"):
-		r.HELO = p.str("a host name")
+		r.HELO = p.announced()
 	case p.accept("helo-src"):
 		r.HELOSource = p.tableFor("helo-src", keyValues)
 	case p.accept("host"):

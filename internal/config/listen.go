@@ -136,7 +136,7 @@ func (o *listenOptions) option() {
 	case p.accept("tag"):
 		l.Tag = p.tag()
 	case p.accept("hostname"):
-		l.Hostname = p.str("a host name")
+		l.Hostname = p.announced()
 	case p.accept("hostnames"):
 		l.Hostnames = p.tableParameter("HOSTNAMES", keyValues)
 	case p.accept("mask-src"):

@@ -82,9 +82,14 @@ func TestMistakenDeclarationIsReportedOnce(t *testing.T) {
 
 func TestUnclosedBraceDoesNotSwallowTheFile(t *testing.T) {
 	t.Parallel()
-	_, errs := parse("table t { a,\n  tag\n\naction x teleport\n" + rule)
-	if len(errs) != 2 || errs[0].Pos.Line != 2 || errs[1].Pos.Line != 4 {
-		t.Errorf("got %v", errs)
+	for _, text := range []string{
+		"table t { a,\n  tag\n\naction x teleport\n", // the mistake is inside
+		"table t { a,\n  b\naction x teleport\n",     // the brace itself is the mistake
+	} {
+		_, errs := parse(text + rule)
+		if len(errs) != 2 || !strings.Contains(errs[1].Message, "teleport") {
+			t.Errorf("%q: got %v", text, errs)
+		}
 	}
 }
 
@@ -178,6 +183,19 @@ func TestEmptyTableFileFitsEverywhere(t *testing.T) {
 	mustParse(t, "table e file:/x.empty\naction a mbox alias <e>\nmatch from src <e> for domain <e> action a")
 }
 
+func TestNamesSentToPeersHoldNoWhiteSpace(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"listen on localhost hostname \"a b\"",
+		"listen on localhost hostname \"\"",
+		"action a relay helo \"a\rb\"",
+		"action a relay backup mx \"a b\"",
+	} {
+		_, errs := parse(text + "\n" + rule)
+		oneError(t, errs, "smtpd.conf", 1, "cannot be a host name")
+	}
+}
+
 func TestDelays(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -237,6 +255,41 @@ match tag proxy for domain <reserve> action file`)
 	if c.Listeners[0].Tag != "proxy" || c.Actions[0].Path != "space" {
 		t.Errorf("got %+v %+v", c.Listeners[0], c.Actions[0])
 	}
+}
+
+func TestQueueSettings(t *testing.T) {
+	t.Parallel()
+	defaults := mustParse(t, "").Queue
+	key := strings.Repeat("k", 32)
+	for _, tt := range []struct {
+		text string
+		want func(q *QueueConfig)
+	}{
+		{"", func(*QueueConfig) {}},
+		{"queue compression", func(q *QueueConfig) { q.Compression = "gzip" }},
+		{"queue compression gzip", func(q *QueueConfig) { q.Compression = "gzip" }},
+		{"queue compression zstd", func(q *QueueConfig) { q.Compression = "zstd" }},
+		{"queue encryption", func(q *QueueConfig) { q.Encryption = KeyAsk }},
+		{"queue encryption stdin", func(q *QueueConfig) { q.Encryption = KeyStdin }},
+		{"queue encryption \"-\"", func(q *QueueConfig) { q.Encryption = KeyStdin }},
+		{"queue encryption " + key, func(q *QueueConfig) { q.Encryption, q.Key = KeyInline, key }},
+		{"queue encryption file \"/k\"", func(q *QueueConfig) { q.Encryption, q.KeyFile = KeyInFile, "/k" }},
+		{"queue encryption file \"/k\"\nqueue encryption stdin", func(q *QueueConfig) { q.Encryption = KeyStdin }},
+		{"queue reserve inodes 0", func(q *QueueConfig) { q.ReserveInodes = 0 }},
+		{"queue reserve space 7% inodes \"8%\"", func(q *QueueConfig) { q.ReserveSpace, q.ReserveInodes = 7, 8 }},
+		{"queue retry mta 1m", func(q *QueueConfig) { q.RetryMTA = time.Minute }},
+		{"queue ttl 12h", func(q *QueueConfig) { q.TTL = 12 * time.Hour }},
+	} {
+		c := mustParse(t, tt.text)
+		want := defaults
+		tt.want(&want)
+		if c.Queue != want {
+			t.Errorf("%s: got %+v, want %+v", tt.text, c.Queue, want)
+		}
+		roundTrip(t, c, testOptions("", nil))
+	}
+	_, errs := parse(rule + "queue encryption file\n")
+	oneError(t, errs, "smtpd.conf", 2, "must be exactly 32 bytes")
 }
 
 func TestDefaultPorts(t *testing.T) {

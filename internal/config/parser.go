@@ -91,6 +91,7 @@ type parser struct {
 	looked  bool // ahead is valid
 	failed  bool
 	depth   int      // braces open in this statement
+	fresh   bool     // the last token taken was a newline
 	stopped bool     // too much: no more is read
 	files   []string // being read, outermost first
 	order   []string // every file, in order of first appearance
@@ -304,7 +305,7 @@ func (p *parser) take() token {
 	if p.failed {
 		return t
 	}
-	p.looked = false
+	p.looked, p.fresh = false, t.kind == tokNewline
 	switch {
 	case t.is("{"):
 		p.depth++
@@ -556,6 +557,9 @@ func (p *parser) define() {
 // brace that closes what the statement opened, unless a line before it begins a
 // new statement.
 func (p *parser) recover() {
+	if p.looked && p.depth > 0 && p.fresh && p.ahead.kind == tokWord && statementWords[p.ahead.text] {
+		return
+	}
 	for {
 		if !p.looked {
 			p.ahead, p.looked = p.lex.next(), true

@@ -158,6 +158,16 @@ func (p *parser) domainName() string {
 	return strings.ToLower(name)
 }
 
+// announced takes a name that is sent to peers as it is.
+func (p *parser) announced() string {
+	t := p.peek()
+	name := p.str("a host name")
+	if !p.failed && (name == "" || strings.IndexFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }) >= 0) {
+		p.errorf(t.pos, "%s cannot be a host name: it is empty or holds white space", t.describe())
+	}
+	return name
+}
+
 // kinds is a set of table kinds.
 type kinds uint8
 
