@@ -8,6 +8,7 @@
 package proto
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
@@ -32,18 +33,73 @@ const (
 // Empty is a request or reply without content.
 type Empty struct{}
 
-// SMTPError returns the refusal that a call came back with, or nil when err is
-// anything else, which callers treat as temporary.
-func SMTPError(err error) *smtp.Error {
-	var local *smtp.Error
-	if errors.As(err, &local) {
-		return local
+// refusal is a refusal on its way to another process, with the place of the rule
+// that refused.
+type refusal struct {
+	smtp *smtp.Error
+	rule string
+	err  error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+// IMsgError gives the form on the wire: code, enhanced code and text, then the
+// rule behind a NUL.
+func (r *refusal) IMsgError() (kind string, data []byte) {
+	kind, data = r.smtp.IMsgError()
+	return kind, append(append(data, 0), r.rule...)
+}
+
+// Refuse prepares an error for the caller of a handler: when it is or wraps an
+// *smtp.Error, the caller gets that back from SMTPError, and the place of the rule
+// that refused, if an error in the chain has a method Rule() string.
+func Refuse(err error) error {
+	e, ok := errors.AsType[*smtp.Error](err)
+	if !ok {
+		return err
 	}
-	var remote *imsg.RemoteError
-	if errors.As(err, &remote) && remote.Kind == "smtp" {
-		if e, perr := smtp.ErrorFromIMsg(remote.Data); perr == nil {
-			return e
+	r := &refusal{smtp: e, err: err}
+	var ruled interface {
+		error
+		Rule() string
+	}
+	if errors.As(err, &ruled) {
+		r.rule = ruled.Rule()
+	}
+	return r
+}
+
+// Cause is the private part of a refusal that came from another process.
+type Cause struct {
+	text string
+	rule string
+}
+
+// Error returns the other process's text.
+func (c *Cause) Error() string { return c.text }
+
+// Rule returns FILE:LINE of the rule that refused, or "".
+func (c *Cause) Rule() string { return c.rule }
+
+// SMTPError returns the refusal that a call came back with, or nil when err is
+// anything else, which callers treat as temporary. Its Err is a *Cause when it came
+// from another process.
+func SMTPError(err error) *smtp.Error {
+	if remote, ok := errors.AsType[*imsg.RemoteError](err); ok {
+		if remote.Kind != "smtp" {
+			return nil
 		}
+		data, rule, _ := bytes.Cut(remote.Data, []byte{0})
+		e, perr := smtp.ErrorFromIMsg(data)
+		if perr != nil {
+			return nil
+		}
+		e.Err = &Cause{text: remote.Text, rule: string(rule)}
+		return e
+	}
+	if e, ok := errors.AsType[*smtp.Error](err); ok {
+		return e
 	}
 	return nil
 }

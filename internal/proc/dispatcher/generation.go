@@ -105,9 +105,10 @@ func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener,
 	options := *l
 	cfg.Backend = func(s *server.Session) server.Backend {
 		g.sessions.Add(1)
-		context.AfterFunc(s.Context, g.sessionEnded)
 		return &session{g: g, s: s, l: &options, filterless: l.Filter == ""}
 	}
+	cfg.Ended = func(*server.Session) { g.sessionEnded() }
+	cfg.MaxAuthFailures = c.MaxAuthFailures
 	return cfg, nil
 }
 

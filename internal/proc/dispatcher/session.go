@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -25,24 +24,14 @@ type session struct {
 	queue      *imsg.Conn // the link that the open transaction belongs to
 }
 
-// refusal turns an answer that another process sent over the link into the reply
-// it stands for. Anything else stays as it is: temporary.
+// refusal turns an answer that another process sent into the reply it stands for.
+// Anything else stays as it is: temporary.
 func refusal(err error) error {
 	if e := proto.SMTPError(err); e != nil {
-		var remote *imsg.RemoteError
-		if errors.As(err, &remote) {
-			e.Err = cause{remote.Text}
-		}
 		return e
 	}
 	return err
 }
-
-// cause is the private part of a refusal by another process: its text may end in
-// the place of the rule.
-type cause struct{ text string }
-
-func (c cause) Error() string { return c.text }
 
 // Authenticate implements server.Backend.
 func (b *session) Authenticate(ctx context.Context, user, password string) error {

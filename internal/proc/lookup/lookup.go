@@ -152,7 +152,7 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 	if err != nil {
 		var e *expand.Error
 		if !req.Bounce || !errors.As(err, &e) || e.Rule() != "" {
-			return proto.ExpandReply{}, err
+			return proto.ExpandReply{}, proto.Refuse(err)
 		}
 		// No rule speaks of our own report: it is relayed by MX, not lost.
 		list = []*envelope.Envelope{{Type: envelope.MTA, Rcpt: req.Facts.Rcpt, Dest: req.Facts.Rcpt}}

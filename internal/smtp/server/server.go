@@ -156,6 +156,7 @@ type Config struct {
 	NameFor func(ctx context.Context, local netip.Addr) string  // name by local address; nil or "": Name
 	RDNS    func(ctx context.Context, client netip.Addr) string // reverse name, asked before the greeting; nil or "": "<unknown>"
 	Backend func(s *Session) Backend                            // makes the backend of a session
+	Ended   func(s *Session)                                    // told of a session's end, after its backend's last call; may be nil
 	Events  report.Sink
 
 	Local bool // the local socket: clients count as authenticated

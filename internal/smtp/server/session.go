@@ -90,6 +90,9 @@ func (s *session) run(ctx context.Context) {
 		s.next(ctx)
 	}
 	s.reset()
+	if s.cfg.Ended != nil {
+		s.cfg.Ended(&s.Session)
+	}
 	if err := s.wire.flush(); err != nil && s.end == reasonQuit {
 		s.fail(err)
 	}
