@@ -66,15 +66,16 @@ type glob struct {
 	pos     int32
 }
 
-// hashedGlob tells whether domains.find tries the pattern by hash.
-func hashedGlob(p string) bool {
+// SuffixGlob tells whether a domain pattern is "*", or "*" and a suffix that begins
+// with a dot: what a hash finds by the suffix of the name.
+func SuffixGlob(p string) bool {
 	return p == "*" || len(p) > 1 && p[0] == '*' && p[1] == '.' && strings.IndexByte(p[1:], '*') < 0
 }
 
 func (t *Table) domainIndex() (index, error) {
 	d := &domains{exact: t.positions(func(k string) string { return k })}
 	for i, e := range t.entries {
-		if strings.Contains(e.Key, "*") && !hashedGlob(e.Key) {
+		if strings.Contains(e.Key, "*") && !SuffixGlob(e.Key) {
 			d.globs = append(d.globs, glob{e.Key, int32(i)})
 		}
 	}
