@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func write(t *testing.T, f FS, name, text string, sync bool) {
+func put(t *testing.T, f FS, name, text string, sync bool) {
 	t.Helper()
 	file, err := f.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -29,7 +29,7 @@ func write(t *testing.T, f FS, name, text string, sync bool) {
 }
 
 // read returns the text of a file, or "-" when it does not exist.
-func read(t *testing.T, f FS, name string) string {
+func get(t *testing.T, f FS, name string) string {
 	t.Helper()
 	file, err := f.OpenFile(name, os.O_RDONLY, 0)
 	if os.IsNotExist(err) {
@@ -67,11 +67,11 @@ func TestBothTreesBehaveAlike(t *testing.T) {
 			f := tt.fs
 			must(t, MkdirAll(f, "a/b", 0o700))
 			must(t, MkdirAll(f, "a/b", 0o700))
-			write(t, f, "a/b/x", "text", true)
+			put(t, f, "a/b/x", "text", true)
 			must(t, f.Link("a/b/x", "a/y"))
 			must(t, f.Rename("a/b/x", "a/x"))
 			must(t, f.SyncDir("a"))
-			if got := read(t, f, "a/x") + read(t, f, "a/y") + read(t, f, "a/b/x"); got != "texttext-" {
+			if got := get(t, f, "a/x") + get(t, f, "a/y") + get(t, f, "a/b/x"); got != "texttext-" {
 				t.Errorf("files read %q", got)
 			}
 			list, err := f.ReadDir("a")
@@ -119,7 +119,7 @@ func TestDescriptorsSeeAndMakeTheFile(t *testing.T) {
 			_, err = real.WriteString("spilled")
 			must(t, err)
 			must(t, real.Close())
-			if got := read(t, tt.fs, "x"); got != "spilled" {
+			if got := get(t, tt.fs, "x"); got != "spilled" {
 				t.Errorf("got %q", got)
 			}
 			file, err = tt.fs.OpenFile("x", os.O_RDONLY, 0)
@@ -141,11 +141,11 @@ func TestCrashKeepsWhatWasSynced(t *testing.T) {
 	m := NewMem()
 	must(t, MkdirAll(m, "tmp", 0o700))
 	must(t, MkdirAll(m, "new", 0o700))
-	write(t, m, "tmp/a", "synced and moved", true)
+	put(t, m, "tmp/a", "synced and moved", true)
 	must(t, m.Rename("tmp/a", "new/a"))
 	must(t, m.SyncDir("new"))
-	write(t, m, "tmp/b", "bytes only", true)
-	write(t, m, "new/c", "entry only", false)
+	put(t, m, "tmp/b", "bytes only", true)
+	put(t, m, "new/c", "entry only", false)
 	must(t, m.SyncDir("new"))
 	must(t, m.Rename("new/a", "tmp/gone"))
 
@@ -153,7 +153,7 @@ func TestCrashKeepsWhatWasSynced(t *testing.T) {
 	for name, want := range map[string]string{
 		"new/a": "synced and moved", "tmp/a": "-", "tmp/b": "-", "new/c": "", "tmp/gone": "-",
 	} {
-		if got := read(t, none, name); got != want {
+		if got := get(t, none, name); got != want {
 			t.Errorf("keeping nothing, %s is %q, want %q", name, got, want)
 		}
 	}
@@ -161,13 +161,13 @@ func TestCrashKeepsWhatWasSynced(t *testing.T) {
 	for name, want := range map[string]string{
 		"new/a": "-", "tmp/b": "bytes only", "new/c": "entry only", "tmp/gone": "synced and moved",
 	} {
-		if got := read(t, all, name); got != want {
+		if got := get(t, all, name); got != want {
 			t.Errorf("keeping all, %s is %q, want %q", name, got, want)
 		}
 	}
 	for seed := range uint64(50) {
 		some := m.Crash(KeepSome(seed))
-		a, gone := read(t, some, "new/a"), read(t, some, "tmp/gone")
+		a, gone := get(t, some, "new/a"), get(t, some, "tmp/gone")
 		if (a == "-") == (gone == "-") {
 			t.Errorf("seed %d: a rename was torn: %q and %q", seed, a, gone)
 		}
@@ -177,7 +177,7 @@ func TestCrashKeepsWhatWasSynced(t *testing.T) {
 func TestCrashTearsUnsyncedWrites(t *testing.T) {
 	t.Parallel()
 	m := NewMem()
-	write(t, m, "f", string(bytes.Repeat([]byte("0"), 4096)), true)
+	put(t, m, "f", string(bytes.Repeat([]byte("0"), 4096)), true)
 	must(t, m.SyncDir("."))
 	f, err := m.OpenFile("f", os.O_WRONLY, 0)
 	must(t, err)
@@ -185,7 +185,7 @@ func TestCrashTearsUnsyncedWrites(t *testing.T) {
 	must(t, err)
 	torn := 0
 	for seed := range uint64(20) {
-		got := read(t, m.Crash(KeepSome(seed)), "f")
+		got := get(t, m.Crash(KeepSome(seed)), "f")
 		if len(got) != 4096 || got[:1024] != string(bytes.Repeat([]byte("0"), 1024)) {
 			t.Fatalf("seed %d changed synced bytes", seed)
 		}
