@@ -194,7 +194,11 @@ func newSetup() *setup {
 // closed when the session has ended.
 func (u *setup) start(t *testing.T) (net.Conn, <-chan struct{}) {
 	t.Helper()
-	ours, theirs := net.Pipe()
+	pipe, theirs := net.Pipe()
+	var ours net.Conn = remoteConn{pipe}
+	if u.cfg.Local {
+		ours = pipe
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -275,3 +279,9 @@ var (
 const notifySuccessDelay = envelope.NotifySuccess | envelope.NotifyDelay
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// remoteConn is a pipe that claims to come from 192.0.2.1 to 198.51.100.2.
+type remoteConn struct{ net.Conn }
+
+func (remoteConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 50000} }
+func (remoteConn) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(198, 51, 100, 2), Port: 25} }

@@ -318,9 +318,11 @@ func (s *session) badInput(result string) {
 	s.end = reasonQuit
 }
 
-// readError ends the session after a failed read.
+// readError ends the session after a failed read, or the write before it.
 func (s *session) readError(err error) {
 	switch {
+	case s.wire.stuck:
+		s.fail(err)
 	case errors.Is(err, errLineTooLong):
 		s.say(500, smtp.EnhancedCode{5, 0, 0}, "Command line too long")
 		s.badInput("500 5.0.0 Command line too long")

@@ -3,7 +3,6 @@ package server
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // hello is how most dialogues begin.
@@ -399,26 +398,5 @@ C: .
 	}
 	if !strings.Contains(u.backend.stored[0], "with UTF8SMTPA id") {
 		t.Errorf("trace of %q", u.backend.stored[0])
-	}
-}
-
-func TestAuthDelayIsAskedWithTheCount(t *testing.T) {
-	t.Parallel()
-	u := newSetup()
-	var asked []int
-	u.cfg.Auth, u.cfg.AuthInClear = RequireAuth, true
-	u.cfg.MaxAuthFailures = 2
-	u.cfg.AuthDelay = func(n int) time.Duration { asked = append(asked, n); return 0 }
-	u.play(t, join(hello, `
-C: MAIL FROM:<>
-S: 530 5.5.1 Invalid command: Must issue an AUTH command first
-C: AUTH PLAIN AGFubgB3cm9uZw==
-S: 535 5.7.8 Authentication failed
-C: AUTH PLAIN AGFubgB3cm9uZw==
-S: 535 5.7.8 Authentication failed
-S: 421 4.7.0 Too many authentication failures
-S: EOF`))
-	if len(asked) != 2 || asked[1] != 2 {
-		t.Errorf("asked for delays after %v failures, want 1 and 2", asked)
 	}
 }

@@ -35,6 +35,7 @@ type wire struct {
 	r, w    int // buf[r:w] was received and is not yet used
 	out     []byte
 	timeout time.Duration
+	stuck   bool // a write failed, nothing more can be said
 
 	mu       sync.Mutex
 	idle     bool // waiting for a command outside of a transaction
@@ -135,6 +136,7 @@ func (w *wire) flush() error {
 		return err
 	}
 	_, err := w.conn.Write(w.out)
+	w.stuck = err != nil
 	if w.out = w.out[:0]; cap(w.out) > maxPending {
 		w.out = nil
 	}
