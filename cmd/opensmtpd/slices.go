@@ -36,6 +36,7 @@ func slices(f *flags, c *config.Config, paths platform.Paths, id identity, key [
 	out := &parent.Config{
 		ServerName: c.ServerName,
 		TableFiles: map[string]string{},
+		Delimiter:  c.SMTP.SubAddrDelim,
 		Actions:    map[string]*ruleset.Action{},
 		Control: proto.ControlConfig{
 			Confine: id.confinement(id.smtp, paths.Empty), ServerName: c.ServerName, Version: "OpenSMTPD " + version,
@@ -70,8 +71,16 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 		SubAddrDelim: c.SMTP.SubAddrDelim, QueueTTL: c.Queue.TTL,
 		SRSKey: c.SRS.Key, SRSBackup: c.SRS.BackupKey, SRSTTLDays: c.SRS.TTLDays,
 	}
+	regex := map[string]bool{}
+	for _, r := range c.Rules {
+		for _, cond := range r.Conditions {
+			if cond.How == ruleset.RegexIn {
+				regex[cond.Table] = true
+			}
+		}
+	}
 	for _, t := range c.Tables {
-		pt := proto.Table{Name: t.Name, Backend: t.Backend, Path: t.Path, Kind: uint8(t.Kind), File: t.Pos.File, Line: t.Pos.Line}
+		pt := proto.Table{Delim: c.SMTP.SubAddrDelim, Regex: regex[t.Name], Name: t.Name, Backend: t.Backend, Path: t.Path, Kind: uint8(t.Kind), File: t.Pos.File, Line: t.Pos.Line}
 		for _, e := range t.Entries {
 			pt.Entries = append(pt.Entries, proto.Entry(e))
 		}

@@ -161,6 +161,8 @@ type Table struct {
 	Path    string
 	Kind    uint8 // config.TableKind
 	Entries []Entry
+	Delim   string // parts a user name from its tag
+	Regex   bool   // a rule asks for patterns
 	File    string // file and line of the declaration, for messages
 	Line    int
 }
@@ -220,19 +222,20 @@ type ControlConfig struct {
 // WorkerConfig tells a delivery worker what it delivers to and for whom. It is
 // made by the parent from its own configuration.
 type WorkerConfig struct {
-	User     string
-	Home     string
-	Method   uint8 // ruleset.Method
-	Path     string
-	Junk     bool
-	Dest     string
-	RcptTo   bool
-	Command  string
-	Wrapper  string
-	HostName string
-	MailDir  string // system mailboxes
-	Libexec  string
-	Shell    string
-	DefPath  string
-	Timeout  time.Duration
+	User      string
+	Home      string
+	Method    uint8 // ruleset.Method
+	Path      string
+	Junk      bool
+	Dest      string
+	RcptTo    bool
+	Command   string
+	Wrapper   string
+	HostName  string
+	MailDir   string // system mailboxes
+	Libexec   string
+	Shell     string
+	DefPath   string
+	Delimiter string
+	Timeout   time.Duration
 }

@@ -32,6 +32,7 @@ type Config struct {
 
 	TableFiles map[string]string          // table name → file that lookup may have opened
 	Actions    map[string]*ruleset.Action // by name, for delivery workers
+	Delimiter  string                     // between user and subaddress
 }
 
 // Listen is an address to bind and how its sessions behave. Interface sockets may

@@ -60,7 +60,7 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 		User: req.User, Home: u.Home, Method: uint8(action.Method), Path: action.Path, Junk: action.Junk,
 		Dest: action.Dest, RcptTo: action.RcptTo, Command: action.Command, Wrapper: action.Wrapper,
 		HostName: c.ServerName, MailDir: p.Paths.Mail, Libexec: p.Paths.Libexec, Shell: p.Paths.Shell,
-		DefPath: p.Paths.DefPath, Timeout: commandTimeout,
+		DefPath: p.Paths.DefPath, Delimiter: c.Delimiter, Timeout: commandTimeout,
 	})
 	if err != nil {
 		theirs.Close()

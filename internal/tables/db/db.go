@@ -35,6 +35,7 @@ const inMemory = 16 << 20
 type Table struct {
 	path    string
 	delim   string
+	opts    static.Options
 	content atomic.Pointer[content]
 
 	mu     sync.Mutex  // held while the file is opened anew
@@ -45,11 +46,11 @@ var _ table.Table = (*Table)(nil)
 
 // Open opens the database at path.
 func Open(path string, o static.Options) (*Table, error) {
-	t := &Table{path: path, delim: o.Delim}
+	t := &Table{path: path, delim: o.Delim, opts: o}
 	if t.delim == "" {
 		t.delim = "+"
 	}
-	c, err := load(path)
+	c, err := load(path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +82,8 @@ type content struct {
 	next    uint32 // position of the record to fetch next, guarded by fetchMu
 }
 
-func load(path string) (*content, error) {
-	f, err := os.Open(path)
+func load(path string, o static.Options) (*content, error) {
+	f, err := o.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +138,7 @@ func (t *Table) current() *content {
 	if same(st, c.info) || t.failed != nil && same(st, t.failed) {
 		return c
 	}
-	n, err := load(t.path)
+	n, err := load(t.path, t.opts)
 	if err != nil {
 		t.failed = st
 		return c
@@ -304,7 +305,7 @@ func (t *Table) Fetch(_ context.Context, s table.Service) (string, error) {
 func (t *Table) Update(context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, err := load(t.path)
+	c, err := load(t.path, t.opts)
 	if err != nil {
 		return err
 	}

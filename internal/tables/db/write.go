@@ -101,7 +101,7 @@ func syncDir(dir string) error {
 // Dump calls f for each entry of the database at path, in the order written, until
 // f returns an error.
 func Dump(path string, f func(key, value string) error) error {
-	c, err := load(path)
+	c, err := load(path, static.Options{})
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func Kind(path string, regex bool) (static.Kind, error) {
 }
 
 func load(path string, o static.Options) (*static.Table, error) {
-	text, err := read(path)
+	text, err := read(path, o)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/tables/static"
@@ -32,8 +31,8 @@ func (e *Error) Error() string {
 }
 
 // read returns the content of a regular file within the bounds.
-func read(path string) (string, error) {
-	f, err := os.Open(path)
+func read(path string, o static.Options) (string, error) {
+	f, err := o.Open(path)
 	if err != nil {
 		return "", err
 	}

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -64,7 +63,7 @@ func Open(path string, o static.Options) (*Table, error) {
 
 // Update implements table.Table.
 func (t *Table) Update(context.Context) error {
-	f, err := os.Open(t.path)
+	f, err := t.opts.Open(t.path)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/queue/codec"
+	"github.com/opensmtpd/opensmtpd/internal/queue/fs"
+	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/tables/db"
+	"github.com/opensmtpd/opensmtpd/internal/tables/file"
+	"github.com/opensmtpd/opensmtpd/internal/tables/passwd"
+	"github.com/opensmtpd/opensmtpd/internal/tables/static"
+	"github.com/opensmtpd/opensmtpd/internal/vfs"
+	"github.com/opensmtpd/opensmtpd/mda"
+	"github.com/opensmtpd/opensmtpd/mda/agent"
+	"github.com/opensmtpd/opensmtpd/platform/diskspace"
+	"github.com/opensmtpd/opensmtpd/table"
+)
+
+// tableBackends are the backends that read a file, by the word of smtpd.conf.
+// Inline tables and the system's users are no files.
+var tableBackends = map[string]func(path string, o static.Options) (table.Table, error){
+	"file":   func(path string, o static.Options) (table.Table, error) { return file.Open(path, o) },
+	"db":     func(path string, o static.Options) (table.Table, error) { return db.Open(path, o) },
+	"passwd": func(path string, o static.Options) (table.Table, error) { return passwd.Open(path, o) },
+}
+
+// openTable opens a table of the configuration for the lookup process.
+func openTable(ctx context.Context, t proto.Table, open func(context.Context) (*os.File, error)) (table.Table, error) {
+	o := static.Options{
+		Delim: t.Delim, Regex: t.Regex,
+		OpenFile: func(string) (*os.File, error) { return open(context.WithoutCancel(ctx)) },
+	}
+	if t.Path == "" && t.Backend == "static" {
+		kind := static.List
+		entries := make([]static.Entry, len(t.Entries))
+		for i, e := range t.Entries {
+			entries[i] = static.Entry{Key: e.Key, Value: e.Value}
+			if e.Value != "" {
+				kind = static.Map
+			}
+		}
+		if len(entries) == 0 {
+			kind = static.Empty
+		}
+		return static.New(kind, entries, o)
+	}
+	backend := tableBackends[t.Backend]
+	if backend == nil {
+		return missingTable{t.Backend}, nil
+	}
+	return backend(t.Path, o)
+}
+
+// missingTable stands for a table whose backend is not there yet: every question
+// fails for the moment.
+type missingTable struct{ backend string }
+
+func (m missingTable) err() error {
+	return fmt.Errorf("table backend %q is not available yet", m.backend)
+}
+
+// Lookup implements table.Table.
+func (m missingTable) Lookup(context.Context, table.Service, string) (string, error) {
+	return "", m.err()
+}
+
+// Fetch implements table.Table.
+func (m missingTable) Fetch(context.Context, table.Service) (string, error) { return "", m.err() }
+
+// Update implements table.Table.
+func (m missingTable) Update(context.Context) error { return m.err() }
+
+// Close implements table.Table.
+func (m missingTable) Close() error { return nil }
+
+// tableKind tells the check of the configuration what a table file holds.
+func tableKind(backend, path string) (config.TableKind, error) {
+	switch backend {
+	case "file", "static":
+		k, err := file.Kind(path, false)
+		if err != nil {
+			return 0, err
+		}
+		return map[static.Kind]config.TableKind{static.Empty: config.Empty, static.List: config.List, static.Map: config.Map}[k], nil
+	case "db", "passwd":
+		o := static.Options{}
+		t, err := tableBackends[backend](path, o)
+		if err != nil {
+			return 0, err
+		}
+		return config.Dynamic, t.Close()
+	}
+	return config.Dynamic, nil
+}
+
+// openStore opens the spool.
+func openStore(c proto.QueueConfig) (queue.Store, error) {
+	dir := c.Confine.Root
+	o := fs.Options{
+		MinFreeSpace: c.MinFreeSpace, MinFreeInodes: c.MinFreeInodes,
+		Free: func() (space, inodes float64, err error) { return diskspace.Free(dir) },
+	}
+	if c.Compression != "" || len(c.Key) > 0 {
+		coder, err := codec.New(c.Compression, c.Key)
+		if err != nil {
+			return nil, err
+		}
+		o.Codec = coder
+	}
+	return fs.Open(vfs.OS(dir), o)
+}
+
+// makeAgent makes the delivery agent of a worker.
+func makeAgent(c proto.WorkerConfig) (mda.Agent, error) {
+	s := agent.Spec{
+		Path: c.Path, Junk: c.Junk, Dest: c.Dest, RcptTo: c.RcptTo, Command: c.Command, Wrapper: c.Wrapper,
+		HostName: c.HostName, MailDir: c.MailDir, Libexec: c.Libexec, Shell: c.Shell, DefPath: c.DefPath,
+		Delimiter: c.Delimiter, Timeout: c.Timeout,
+	}
+	switch ruleset.Method(c.Method) {
+	case ruleset.Mbox:
+		s.Method = agent.Mbox
+	case ruleset.Maildir:
+		s.Method = agent.Maildir
+	case ruleset.LMTP:
+		s.Method = agent.LMTP
+	case ruleset.Command:
+		s.Method = agent.Command
+	case ruleset.ForwardOnly, ruleset.ExpandOnly:
+		return nil, errors.New("the action only expands; it delivers nothing")
+	default:
+		return nil, fmt.Errorf("unknown delivery method %d", c.Method)
+	}
+	return agent.New(s)
+}
