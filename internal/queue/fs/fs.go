@@ -332,9 +332,6 @@ func (s *Store) load(id envelope.ID) (*envelope.Envelope, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !s.j.live(id) {
-		return nil, queue.ErrNotFound
-	}
 	for _, e := range p.envelopes {
 		if e.id == id {
 			return s.parse(id, e.text)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,22 +133,9 @@ func (j *journal) has(id envelope.MsgID) bool {
 	return j.index[id] != nil
 }
 
-// live tells whether the envelope is a live one of the journal.
-func (j *journal) live(id envelope.ID) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	m := j.index[id.MsgID()]
-	return m != nil && m.find(uint32(id)) >= 0
-}
-
 // find returns where n is in left, or -1.
 func (m *message) find(n uint32) int {
-	for i, l := range m.left {
-		if l == n {
-			return i
-		}
-	}
-	return -1
+	return slices.Index(m.left, n)
 }
 
 // appended is where a record went.
@@ -349,8 +337,8 @@ func (j *journal) failed(b *batch, err error) {
 	j.roll = true
 }
 
-// read returns the record of a live message. errGone means that it is not, or no
-// longer, in the journal.
+// read returns the record of a live message, with the live ones of its envelopes.
+// errGone means that it is not, or no longer, in the journal.
 func (j *journal) read(id envelope.MsgID) (payload, error) {
 	for {
 		j.mu.Lock()
@@ -360,6 +348,8 @@ func (j *journal) read(id envelope.MsgID) (payload, error) {
 			return payload{}, errGone
 		}
 		seg, gen, off, size := m.seg, m.gen, m.off, m.size
+		var few [4]uint32
+		left := append(few[:0], m.left...)
 		j.mu.Unlock()
 
 		buf := make([]byte, size)
@@ -367,6 +357,9 @@ func (j *journal) read(id envelope.MsgID) (payload, error) {
 		if err == nil {
 			if r, ok := parseRecord(buf); ok && r.gen == gen && r.kind == kindMessage {
 				if p, perr := parsePayload(r.payload); perr == nil && p.id == id {
+					p.envelopes = slices.DeleteFunc(p.envelopes, func(e storedEnvelope) bool {
+						return !slices.Contains(left, uint32(e.id))
+					})
 					return p, nil
 				}
 			}

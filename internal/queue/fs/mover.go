@@ -2,7 +2,6 @@ package fs
 
 import (
 	"errors"
-	"slices"
 	"sync"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
@@ -41,10 +40,9 @@ func (s *Store) move(id envelope.MsgID, change *storedEnvelope) error {
 		return queue.ErrNotFound
 	}
 	m.moving = make(chan struct{})
-	left := slices.Clone(m.left)
 	j.mu.Unlock()
 
-	limbo, err := s.copyOut(id, left, change)
+	limbo, err := s.copyOut(id, change)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	close(m.moving)
@@ -61,16 +59,13 @@ var errLimbo = errors.New("the journal failed while the message was being moved;
 // copyOut writes the directory and then the record. When only the latter failed,
 // and may be on disk all the same, the message is in limbo: which copy counts is
 // seen at the next opening.
-func (s *Store) copyOut(id envelope.MsgID, left []uint32, change *storedEnvelope) (limbo bool, err error) {
+func (s *Store) copyOut(id envelope.MsgID, change *storedEnvelope) (limbo bool, err error) {
 	p, err := s.j.read(id)
 	if err != nil {
 		return false, err
 	}
-	envelopes := make([]storedEnvelope, 0, len(left))
+	envelopes := make([]storedEnvelope, 0, len(p.envelopes))
 	for _, e := range p.envelopes {
-		if !slices.Contains(left, uint32(e.id)) {
-			continue
-		}
 		if change != nil && e.id == change.id {
 			e = *change
 		}

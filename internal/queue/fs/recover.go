@@ -184,6 +184,7 @@ func replay(j *journal, live []*old) []seqs {
 			}
 		}
 	}
+	slices.SortFunc(invalid, func(a, b seqs) int { return cmp.Compare(a.first, b.first) })
 	for _, o := range live {
 		j.segs = append(j.segs, o.seg)
 		for i := range o.events {
@@ -250,11 +251,11 @@ func (s *Store) examine(j *journal, live []*old, invalid []seqs) error {
 		dealt := func(e *event) bool {
 			return e.numbers[0] == uint64(g.seg.seg.gen) && e.numbers[1] == uint64(g.off) && e.numbers[2] == uint64(g.end)
 		}
-		failed := func(r seqs) bool { return r.first <= g.first && g.first+g.num-1 <= r.last }
-		if slices.ContainsFunc(known, dealt) || slices.ContainsFunc(invalid, failed) {
+		if slices.ContainsFunc(known, dealt) {
 			continue
 		}
-		if g.num > 0 && g.first < synced {
+		// What a failed sync lost was never acknowledged.
+		if g.num > 0 && g.first < synced && !covered(invalid, g.first, g.first+g.num-1) {
 			if err := s.setAsideGap(g); err != nil {
 				return err
 			}
@@ -265,6 +266,16 @@ func (s *Store) examine(j *journal, live []*old, invalid []seqs) error {
 		j.redo = append(j.redo, redo{kindDamaged, p})
 	}
 	return nil
+}
+
+// covered tells whether the ranges, in order, together hold all of first to last.
+func covered(ranges []seqs, first, last uint64) bool {
+	for _, r := range ranges {
+		if r.first <= first && first <= r.last {
+			first = r.last + 1
+		}
+	}
+	return first > last
 }
 
 // gaps lists where records are missing: between two of a segment, before its

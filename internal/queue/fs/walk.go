@@ -88,9 +88,6 @@ func (s *Store) walkJournal(id envelope.MsgID, f func(*envelope.Envelope, error)
 		return err
 	}
 	for _, stored := range p.envelopes {
-		if !s.j.live(stored.id) {
-			continue
-		}
 		e, err := s.parse(stored.id, stored.text)
 		if err != nil {
 			e, err = nil, fmt.Errorf("envelope %v in the journal: %w", stored.id, corrupt(err))
