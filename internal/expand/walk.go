@@ -317,26 +317,25 @@ func (w *walk) userInfo(ctx context.Context, a *ruleset.Action, name string) (*u
 	if err != nil {
 		return nil, w.failf(temporary, "userbase: %w", err)
 	}
-	u, err := parseUserInfo(value)
-	if err != nil {
+	u := &userInfo{name: name}
+	if u.uid, u.gid, u.home, err = ParseUserInfo(value); err != nil {
 		return nil, w.failf(temporary, "userbase: user %q: %w", name, err)
 	}
-	u.name = name
 	return u, nil
 }
 
-// parseUserInfo reads uid:gid:home.
-func parseUserInfo(s string) (*userInfo, error) {
+// ParseUserInfo reads the value of a userbase, uid:gid:home.
+func ParseUserInfo(s string) (uid, gid int, home string, err error) {
 	f := strings.SplitN(s, ":", 3)
 	if len(f) != 3 || !strings.HasPrefix(f[2], "/") || len(f[2]) > 1023 || strings.ContainsRune(f[2], 0) {
-		return nil, fmt.Errorf("want uid:gid:/home, have %q", s)
+		return 0, 0, "", fmt.Errorf("want uid:gid:/home, have %q", s)
 	}
-	uid, err1 := strconv.ParseUint(f[0], 10, 32)
-	gid, err2 := strconv.ParseUint(f[1], 10, 32)
-	if err := errors.Join(err1, err2); err != nil || uid == 1<<32-1 || gid == 1<<32-1 {
-		return nil, fmt.Errorf("want uid:gid:/home, have %q", s)
+	u, err1 := strconv.ParseUint(f[0], 10, 32)
+	g, err2 := strconv.ParseUint(f[1], 10, 32)
+	if err := errors.Join(err1, err2); err != nil || u == 1<<32-1 || g == 1<<32-1 {
+		return 0, 0, "", fmt.Errorf("want uid:gid:/home, have %q", s)
 	}
-	return &userInfo{uid: int(uid), gid: int(gid), home: f[2]}, nil
+	return int(u), int(g), f[2], nil
 }
 
 // dotForward reads the user's ~/.forward, or delivers when there is none.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 
 	"github.com/opensmtpd/opensmtpd/internal/auth"
+	"github.com/opensmtpd/opensmtpd/internal/expand"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/table"
 )
 
 // errDenied is a wrong password as the parent tells it, in the form that the
@@ -28,7 +30,7 @@ func (l *Lookup) authenticate(ctx context.Context, req proto.AuthRequest) (proto
 		if t == nil {
 			return noSuchTable(req.Table)
 		}
-		return l.checker.Check(ctx, t, req.User, req.Password)
+		return l.Checker.Check(ctx, t, req.User, req.Password)
 	})
 	return proto.Empty{}, proto.Refuse(err)
 }

@@ -37,6 +37,7 @@ type Parts struct {
 	// Users is the system's users.
 	Users    table.Table
 	Resolver Resolver
+	Checker  *auth.Checker
 }
 
 // Lookup is the role.
