@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/internal/maillog"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
 
@@ -44,8 +45,13 @@ func NewLog(w io.Writer, role proto.Role, prefixed, asJSON bool) *Log {
 	return &Log{w: w, prefix: prefixed, json: asJSON, role: role}
 }
 
-// JSON tells whether lines are objects.
-func (l *Log) JSON() bool { return l.json }
+// Format is the form of lines, for those who make them.
+func (l *Log) Format() maillog.Format {
+	if l.json {
+		return maillog.JSON
+	}
+	return maillog.Text
+}
 
 // SetVerbose sets the level of detail.
 func (l *Log) SetVerbose(v proto.VerboseRequest) {

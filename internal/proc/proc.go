@@ -136,6 +136,9 @@ func (p *Process) attach(peer proto.Role, f *os.File) error {
 	return nil
 }
 
+// Context ends when the process does.
+func (p *Process) Context() context.Context { return p.ctx }
+
 // End ends the process in order.
 func (p *Process) End() { p.stop() }
 

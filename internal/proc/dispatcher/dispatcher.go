@@ -40,7 +40,7 @@ type Dispatcher struct {
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
 	d := &Dispatcher{p: p}
-	d.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), &d.stats}
+	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
 	return d
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/deliver"
+	"github.com/opensmtpd/opensmtpd/internal/dsn"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/report"
@@ -85,7 +86,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 		return
 	}
 	if e.Type == envelope.Bounce {
-		q.bounces.add(e, e.BounceType)
+		q.bounces.add(ctx, e, e.BounceType)
 		return
 	}
 	action := q.config.Load().actions[e.Action]
@@ -117,7 +118,7 @@ func (d desk) Done(a *deliver.Attempt, r mda.Result, cause error) {
 	if cause != nil {
 		q.p.Log.Warnf("delivery of %s: %v", e.ID, cause)
 	}
-	ctx := context.WithoutCancel(q.ctx())
+	ctx := context.WithoutCancel(q.p.Context())
 	switch r.Outcome {
 	case mda.Delivered:
 		q.delivered(ctx, e, "", r.Text)
@@ -148,8 +149,8 @@ func (d desk) Release(name string, n int) { d.q.sched.Release(name, n) }
 // delivered ends an envelope well.
 func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text string) {
 	q.report(e, relay, "Ok", text, time.Time{})
-	if wantsSuccess(e) {
-		q.bounces.add(e, envelope.BounceDelivered)
+	if dsn.WantsSuccess(e) {
+		q.bounces.add(ctx, e, envelope.BounceDelivered)
 		return
 	}
 	q.forget(ctx, e.ID)
@@ -167,14 +168,14 @@ func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.En
 		status = smtp.EnhancedCode{5, status[1], status[2]}
 	}
 	e.Status, e.ErrorLine, e.LastTry = status, envelope.Clean(text), time.Now().Truncate(time.Second)
-	if !wantsFailure(e) {
+	if !dsn.WantsFailure(e) {
 		if e.Sender.IsNull() {
 			q.p.Log.Warnf("queue: no return path for %s: %s", e.ID, e.ErrorLine)
 		}
 		q.forget(ctx, e.ID)
 		return
 	}
-	q.bounces.add(e, envelope.BounceFailed)
+	q.bounces.add(ctx, e, envelope.BounceFailed)
 }
 
 // tempFail keeps an envelope for another attempt. The new state is on disk before
@@ -186,9 +187,9 @@ func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string
 	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
 	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
 	q.report(e, relay, "TempFail", text, e.NextTry)
-	if q.warnDue(e, now) {
+	if _, due := dsn.DelayDue(e, c.WarnIntervals, now); due {
 		e.LastBounce = now
-		q.bounces.warn(e)
+		q.bounces.add(ctx, e, envelope.BounceDelayed)
 	}
 	if err := q.store.Update(ctx, e); err != nil {
 		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)

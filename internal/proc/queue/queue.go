@@ -66,7 +66,7 @@ func New(p *proc.Process, open OpenStore) *Queue {
 		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
 		fresh: map[envelope.ID]*envelope.Envelope{},
 	}
-	q.events = report.Sinks{maillog.New(p.Log, p.Log.JSON()), &q.stats}
+	q.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &q.stats}
 	return q
 }
 
