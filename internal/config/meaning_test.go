@@ -315,6 +315,14 @@ func TestFunctionsOfTheHostMayBeMissing(t *testing.T) {
 	}
 }
 
+func TestTableOfNoKindIsAMistake(t *testing.T) {
+	t.Parallel()
+	opts := testOptions("table t \"/x\"\nmatch from src <t> for any reject\n", nil)
+	opts.TableKind = func(string, string) (TableKind, error) { return 0, nil }
+	_, errs := Parse(opts)
+	oneError(t, errs, "smtpd.conf", 1, "neither a list nor a map")
+}
+
 func TestBackendNamesArePlainWords(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"../evil", ".hidden", "a b", "a/b", "a\tb"} {

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
 
 // admd reads "admd STRING".
 func (p *parser) admd(token) {
@@ -177,6 +180,9 @@ func (p *parser) tableSource(t *Table, source token) {
 	t.Kind = Dynamic
 	if hasPath && p.opts.TableKind != nil {
 		kind, err := p.opts.TableKind(backend, path)
+		if err == nil && (kind < List || kind > Empty) {
+			err = errors.New("neither a list nor a map")
+		}
 		if err != nil {
 			p.errorf(source.pos, "invalid configuration file %s for table %s: %v", path, cut(t.Name), err)
 			kind = 0
