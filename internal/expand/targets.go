@@ -8,12 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
-)
-
-// maxItem bounds one target, in bytes; maxLine one logical line of targets.
-const (
-	maxItem = 2047
-	maxLine = 1 << 20
+	"github.com/opensmtpd/opensmtpd/table"
 )
 
 // TargetKind says what an alias expands to.
@@ -62,7 +57,7 @@ func (t Target) String() string {
 // character as it is. Empty items are skipped. An item that is nothing valid is
 // an error: it is never taken for part of something else.
 func ParseTargets(line, delim string) ([]Target, error) {
-	items, err := splitItems(line)
+	items, err := table.SplitList(line)
 	if err != nil {
 		return nil, err
 	}
@@ -143,61 +138,6 @@ func commentStart(s string) int {
 // oddBackslashes tells whether the last backslash of s escapes the line end.
 func oddBackslashes(s string) bool {
 	return (len(s)-len(strings.TrimRight(s, `\`)))%2 == 1
-}
-
-var (
-	errQuote     = errors.New("unbalanced quote")
-	errBackslash = errors.New("backslash at the end")
-	errLong      = fmt.Errorf("longer than %d bytes", maxItem)
-	errControl   = errors.New("control character")
-)
-
-// splitItems parts a line at the commas outside quotes. Backslashes are resolved,
-// quotes kept.
-func splitItems(line string) ([]string, error) {
-	if len(line) > maxLine {
-		return nil, fmt.Errorf("line longer than %d bytes", maxLine)
-	}
-	var items []string
-	var b strings.Builder
-	flush := func() error {
-		item := strings.Trim(b.String(), " \t")
-		b.Reset()
-		if item == "" {
-			return nil
-		}
-		if len(item) > maxItem {
-			return errLong
-		}
-		items = append(items, item)
-		return nil
-	}
-	quoted := false
-	for i := 0; i < len(line); i++ {
-		c := line[i]
-		switch {
-		case c == '\\':
-			if i++; i == len(line) {
-				return nil, errBackslash
-			}
-			c = line[i]
-		case c == '"':
-			quoted = !quoted
-		case c == ',' && !quoted:
-			if err := flush(); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return nil, errControl
-		}
-		b.WriteByte(c)
-	}
-	if quoted {
-		return nil, errQuote
-	}
-	return items, flush()
 }
 
 // parseItem reads one target. The tests are made in the order in which the forms
