@@ -43,6 +43,7 @@ type session struct {
 	errors       int    // refusals since the last accepted message
 	authFailures int
 	end          string // why the session ends; "" while it goes on
+	quit         bool   // the client said QUIT
 
 	rcpts []Recipient // reused by RCPT, see rcpt.go
 	errs  []error
@@ -97,7 +98,7 @@ func (s *session) run(ctx context.Context) {
 		s.fail(err)
 	}
 	if s.end == reasonQuit {
-		s.wire.hangUp()
+		s.wire.hangUp(!s.quit || s.wire.buffered() > 0)
 	}
 	s.cfg.Events.Report(report.Disconnected{Session: s.ID, Reason: s.end})
 }
@@ -180,8 +181,8 @@ func (s *session) obey(ctx context.Context, c smtp.Command) {
 		}
 	case smtp.QUIT:
 		if s.noArguments(c.Arg) {
-			s.say(221, smtp.EnhancedCode{2, 0, 0}, "Bye")
-			s.end = reasonQuit
+			s.bye(221, smtp.EnhancedCode{2, 0, 0}, "Bye")
+			s.quit = true
 		}
 	case smtp.WIZ:
 		s.invalid(500, "this feature is not supported yet ;-)")

@@ -143,16 +143,16 @@ func (w *wire) flush() error {
 	return err
 }
 
-// hangUp ends the sending side, and reads away what the peer was still sending:
-// closing over unread input would reset the connection, and the peer might never
-// see our last reply.
-func (w *wire) hangUp() {
+// hangUp ends the sending side. If linger is set it also reads away what the peer
+// was still sending: closing over unread input would reset the connection, and
+// the peer might never see our last reply.
+func (w *wire) hangUp(linger bool) {
 	const patience, most = time.Second, 1 << 20
 	if t, ok := w.conn.(*tls.Conn); ok {
 		_ = t.CloseWrite() // a courtesy, as is all that follows
 	}
 	c, ok := w.raw.(interface{ CloseWrite() error })
-	if !ok || c.CloseWrite() != nil || w.raw.SetReadDeadline(time.Now().Add(patience)) != nil {
+	if !linger || !ok || c.CloseWrite() != nil || w.raw.SetReadDeadline(time.Now().Add(patience)) != nil {
 		return
 	}
 	for n := 0; n < most; {
