@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/opensmtpd/opensmtpd/internal/auth"
 	"github.com/opensmtpd/opensmtpd/internal/dns"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
@@ -69,7 +70,11 @@ func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host), Resolver: resolver}
+		checker, err := auth.New(auth.Options{})
+		if err != nil {
+			return fmt.Errorf("lookup: %w", err)
+		}
+		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker}
 		build = func(p *proc.Process) proc.Role { return lookup.New(p, parts) }
 	case proto.Queue:
 		build = func(p *proc.Process) proc.Role { return queue.New(p, openStore) }

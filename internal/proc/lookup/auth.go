@@ -13,13 +13,6 @@ import (
 	"github.com/opensmtpd/opensmtpd/table"
 )
 
-// errDenied is a wrong password as the parent tells it, in the form that the
-// limiter counts.
-type errDenied struct{ *smtp.Error }
-
-// Unwrap makes the error both a refusal and a denial.
-func (e errDenied) Unwrap() []error { return []error{e.Error, auth.ErrDenied} }
-
 // authenticate checks a password, against a table or the system's users.
 func (l *Lookup) authenticate(ctx context.Context, req proto.AuthRequest) (proto.Empty, error) {
 	err := l.limiter.Do(ctx, req.Source, func(ctx context.Context) error {
@@ -39,7 +32,8 @@ func (l *Lookup) authenticate(ctx context.Context, req proto.AuthRequest) (proto
 func (l *Lookup) systemAuth(ctx context.Context, req proto.AuthRequest) error {
 	_, err := proc.Ask(ctx, l.p.Links, proto.Parent, proto.SystemAuth, proto.SystemAuthRequest{User: req.User, Password: req.Password})
 	if e := proto.SMTPError(err); e != nil && e.Permanent() {
-		return errDenied{e}
+		e.Err = fmt.Errorf("%w: %w", auth.ErrDenied, e.Err)
+		return e
 	}
 	return err
 }
