@@ -50,7 +50,7 @@ func background(exe string) int {
 		return fail(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Args = append(append([]string{titlePrefix + ": [priv]", "-F"}, os.Args[1:]...))
+	cmd.Args = append([]string{titlePrefix + ": [priv]", "-F"}, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), exeVariable+"="+exe, readyVariable+"=3")
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, null, os.Stderr

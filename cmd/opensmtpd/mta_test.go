@@ -25,7 +25,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runVariable) != "" {
 		os.Exit(run(os.Args))
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if copied != "" {
+		_ = os.RemoveAll(filepath.Dir(copied)) // a leftover in the temporary directory is no failure
+	}
+	os.Exit(status)
 }
 
 // patience bounds every wait of a test for something that must happen.
@@ -51,11 +55,54 @@ func place(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	if os.Geteuid() == 0 {
+		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Chown(dir, nobody, nobody); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return dir
+}
+
+// program returns the path of the test binary, in a place where an ordinary user
+// may run it.
+func program(t *testing.T) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		return exe
+	}
+	copyOnce.Do(func() { copied, copyErr = copyProgram(exe) })
+	if copyErr != nil {
+		t.Fatal(copyErr)
+	}
+	return copied
+}
+
+var (
+	copyOnce sync.Once
+	copied   string
+	copyErr  error
+)
+
+func copyProgram(exe string) (string, error) {
+	dir, err := os.MkdirTemp("", "opensmtpd-test")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(exe)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "smtpd")
+	return path, os.WriteFile(path, b, 0o755)
 }
 
 // freePort returns a loopback address that nothing listens on.
@@ -112,11 +159,7 @@ func (m *mta) start() {
 		uid, gid = nobody, nobody
 	}
 	host, port, _ := net.SplitHostPort(m.addr)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.cmd = exec.Command(exe, "-d", "-f", m.conf,
+	m.cmd = exec.Command(program(t), "-d", "-f", m.conf,
 		"-o", "spool="+filepath.Join(m.dir, "spool"), "-o", "run="+filepath.Join(m.dir, "run"),
 		"-D", "host="+host, "-D", "port="+port, "-D", fmt.Sprintf("owner=%q", fmt.Sprintf("%d:%d:%s", uid, gid, m.dir)),
 		"-D", fmt.Sprintf("maildir=%q", m.maildir()), "-D", fmt.Sprintf("dir=%q", m.dir))

@@ -76,7 +76,7 @@ func check(f *flags) int {
 		return fail(err)
 	}
 	warnings(c)
-	if _, err := slices(f, c, host.Paths(), identity{}, nil, 0); err != nil {
+	if _, err := cut(f, c, host.Paths(), identity{}, nil, 0); err != nil {
 		return fail(err)
 	}
 	if f.verbose {
@@ -150,7 +150,7 @@ func (s *service) run(c *config.Config) error {
 	if err := prepareSpool(paths, s.id); err != nil {
 		return err
 	}
-	cfg, err := slices(s.flags, c, paths, s.id, s.key, s.serial)
+	cfg, err := cut(s.flags, c, paths, s.id, s.key, s.serial)
 	if err != nil {
 		return err
 	}
@@ -224,7 +224,7 @@ func (s *service) reload() (*parent.Config, error) {
 		return nil, errors.New("queue encryption changes with a restart only")
 	}
 	s.serial++
-	return slices(s.flags, c, s.host.Paths(), s.id, key, s.serial)
+	return cut(s.flags, c, s.host.Paths(), s.id, key, s.serial)
 }
 
 // signals makes INT and TERM end the service, and HUP reload it.

@@ -29,9 +29,9 @@ func (id identity) confinement(u platform.User, root string) proto.Confinement {
 	return proto.Confinement{Root: root, UID: u.UID, GID: u.GID}
 }
 
-// slices cuts a configuration into what each process is told. serial makes the
+// cut cuts a configuration into what each process is told. serial makes the
 // names of keys differ from those of an earlier configuration.
-func slices(f *flags, c *config.Config, paths platform.Paths, id identity, key []byte, serial int) (*parent.Config, error) {
+func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []byte, serial int) (*parent.Config, error) {
 	verbose := proto.VerboseRequest{Debug: f.verbose, Trace: f.trace}
 	out := &parent.Config{
 		ServerName: c.ServerName,

@@ -46,9 +46,9 @@ type Options struct {
 	SegmentSize int64 // bytes of a journal segment; 0: 16 MiB
 	Segments    int   // most segments in use, beyond which commits go to the directories; 0: 16
 
-	// MinFree is the fraction of space and of inodes that stays free: below it new
-	// mail is refused with queue.ErrNoSpace. 0: no reserve.
-	MinFree float64
+	// MinFreeSpace and MinFreeInodes are the fractions of space and of inodes that
+	// stay free: below them new mail is refused with queue.ErrNoSpace. 0: no reserve.
+	MinFreeSpace, MinFreeInodes float64
 	// Free returns the free fractions of the spool's file system. Nil: no reserve.
 	Free func() (space, inodes float64, err error)
 
@@ -160,7 +160,7 @@ func (s *Store) Close() error {
 
 // space tells whether the reserve of the file system is touched.
 func (s *Store) space() error {
-	if s.o.Free == nil || s.o.MinFree <= 0 {
+	if s.o.Free == nil || s.o.MinFreeSpace <= 0 && s.o.MinFreeInodes <= 0 {
 		return nil
 	}
 	now := time.Now().UnixNano()
@@ -171,7 +171,7 @@ func (s *Store) space() error {
 			s.freeChecked.Store(last)
 			return fmt.Errorf("free space of the spool: %w", err)
 		}
-		s.freeLow.Store(space < s.o.MinFree || inodes < s.o.MinFree)
+		s.freeLow.Store(space < s.o.MinFreeSpace || inodes < s.o.MinFreeInodes)
 	}
 	if s.freeLow.Load() {
 		return queue.ErrNoSpace
