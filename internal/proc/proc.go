@@ -81,7 +81,7 @@ func Run(ctx context.Context, env Env, link *os.File, build func(*Process) Role)
 	cancel()
 	p.Links.Close()
 	p.wg.Wait()
-	if err != nil && !errors.Is(err, imsg.ErrPeerGone) && !errors.Is(err, context.Canceled) {
+	if err != nil && !errors.Is(err, imsg.ErrPeerGone) && !errors.Is(err, imsg.ErrClosed) && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: link to the parent: %w", env.Role, err)
 	}
 	return nil
