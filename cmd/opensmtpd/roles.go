@@ -36,8 +36,9 @@ const (
 
 // runRole is a process that the parent has started with -x.
 func runRole(f *flags) int {
-	// The parent decides about the end; a terminal's signals are for it alone.
-	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	// The parent decides about the end; a terminal's signals are for it alone. They
+	// are caught rather than ignored: what is ignored, a user's command inherits.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	role := proto.Role(f.role)
 	host, err := systemHost(f.paths())
 	if err != nil {
