@@ -25,7 +25,7 @@ func message(body string) *mda.Delivery {
 	return d
 }
 
-// BenchmarkDeliver measures synced deliveries of 1 KiB to one Maildir, by ten
+// BenchmarkDeliver measures synced deliveries of 1 KiB to one Maildir, by five
 // goroutines for each processor.
 func BenchmarkDeliver(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "Maildir")

@@ -16,9 +16,9 @@ type folder struct {
 	users   int // deliveries in progress; guarded by Store.mu
 	arrived syncer
 
-	mu   sync.Mutex
-	dir  *os.File    // new; guarded by mu
-	info os.FileInfo // of dir; guarded by mu
+	// These belong to the round of arrived that is running.
+	dir  *os.File    // new
+	info os.FileInfo // of dir
 }
 
 // open returns the folder, made if need be. The caller releases it.
@@ -151,8 +151,6 @@ func (f *folder) openNew() error {
 // sync makes the names in new durable. If the directory was put in place of the
 // one that is open, it is opened anew.
 func (f *folder) sync(syncDir func(*os.File) error) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	info, err := os.Stat(f.path + "/new")
 	if err != nil {
 		return err
@@ -165,11 +163,8 @@ func (f *folder) sync(syncDir func(*os.File) error) error {
 	return syncDir(f.dir)
 }
 
-func (f *folder) close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dir.Close()
-}
+// close is called when there are no deliveries in progress.
+func (f *folder) close() error { return f.dir.Close() }
 
 // syncer lets callers that arrive while a sync is running share the next one.
 type syncer struct {

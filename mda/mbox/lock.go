@@ -200,7 +200,7 @@ func lockFile(f *os.File, w *wait) error {
 	for {
 		lk := syscall.Flock_t{Type: syscall.F_WRLCK}
 		var lockErr error
-		if err := conn.Control(func(fd uintptr) { lockErr = syscall.FcntlFlock(fd, syscall.F_SETLK, &lk) }); err != nil {
+		if err := conn.Control(func(fd uintptr) { lockErr = syscall.FcntlFlock(fd, setLock, &lk) }); err != nil {
 			return err
 		}
 		switch {

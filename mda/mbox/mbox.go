@@ -60,8 +60,8 @@ type Target struct {
 const AnyOwner = -1
 
 // Store delivers to any number of files. Its methods may be called at the same
-// time from several goroutines. A process that delivers to a file must do so by
-// one Store only, as fcntl locks do not hold between parts of a process.
+// time from several goroutines. Where fcntl locks belong to processes, that is
+// everywhere but on Linux, a process should deliver to a file by one Store only.
 type Store struct {
 	LockWait time.Duration // 0: DefaultLockWait; set before the first delivery
 
