@@ -19,6 +19,9 @@ func CompileRegex(s string) (*Pattern, error) {
 	if len(s) > maxRegex {
 		return nil, fmt.Errorf("regular expression of %d bytes, at most %d are allowed", len(s), maxRegex)
 	}
+	if strings.Contains(s, "[[.") && strings.Contains(s, ".]") || strings.Contains(s, "[[=") && strings.Contains(s, "=]") {
+		return nil, fmt.Errorf("regular expression %q: collating elements [. .] and [= =] are not understood", s)
+	}
 	re, err := regexp.Compile(wordEdges(s))
 	if err != nil {
 		return nil, fmt.Errorf("regular expression %q: %w", s, err)

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/ruleset"
@@ -134,7 +135,17 @@ var (
 
 // fail makes the answer; cause is for the log.
 func (w *walk) fail(f failure, cause error) *smtp.Error {
-	return &smtp.Error{Code: f.code, Enhanced: f.enhanced, Text: f.text + ": <" + w.facts.Rcpt.String() + ">", Err: cause}
+	return &smtp.Error{Code: f.code, Enhanced: f.enhanced, Text: f.text + w.suffix(), Err: cause}
+}
+
+// suffix ends each reply: the recipient, without what could end the line.
+func (w *walk) suffix() string {
+	return ": <" + strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, w.facts.Rcpt.String()) + ">"
 }
 
 // failf is fail with a formatted cause.

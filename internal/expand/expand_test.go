@@ -272,7 +272,7 @@ func TestRecipientIsRefusedWith(t *testing.T) {
 			if !ok {
 				t.Fatalf("Expand(%q) = %v, %v, want an *smtp.Error", tt.rcpt, envs, err)
 			}
-			if want := tt.want + ": <" + path(tt.rcpt).String() + ">"; se.Reply() != want {
+			if want := tt.want + ": <" + strings.ReplaceAll(path(tt.rcpt).String(), "\n", "?") + ">"; se.Reply() != want {
 				t.Errorf("Expand(%q): reply %q, want %q (cause: %v)", tt.rcpt, se.Reply(), want, se.Err)
 			}
 			if e, ok := errors.AsType[*Error](err); !ok || e.Rule() != tt.rule {
@@ -371,6 +371,8 @@ func TestParseTargets(t *testing.T) {
 		{"include", "include:/x", []string{":include:/x"}},
 		{"quoted include", `":include:/x y"`, nil},
 		{"underscore in domain", "joe@my_dom.org", []string{"joe@my_dom.org"}},
+		{"quoted name", `"alice", "bob@x.org"`, []string{"alice", "bob@x.org"}},
+		{"quoted bad name", `"a b"`, nil},
 		{"address literal", "joe@[192.0.2.1]", []string{"joe@[192.0.2.1]"}},
 		{"quoted local part", `"\"a b\"@x.org"`, nil},
 		{"plain quoted local part", `"a b"@x.org`, []string{`"a b"@x.org`}},

@@ -163,12 +163,12 @@ func parseItem(s, delim string) (Target, error) {
 		}
 		return Target{Kind: ToFile, Text: bare}, nil
 	case strings.Contains(s, "@"):
-		return parseAddress(s)
+		return parseAddress(bare)
 	}
-	if !validUser(s, delim) {
+	if !validUser(bare, delim) {
 		return Target{}, fmt.Errorf("%q is neither a user name, an address, a file nor a command", s)
 	}
-	return Target{Kind: ToUser, Text: s}, nil
+	return Target{Kind: ToUser, Text: bare}, nil
 }
 
 // parseCommand reads |command or "|command"; in the second form the quotes of the

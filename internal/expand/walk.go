@@ -91,7 +91,7 @@ func (w *walk) step(ctx context.Context, n *node) error {
 			return w.failf(listTemp, "an error target under forward-only")
 		}
 		e := *n.target.Error
-		e.Text += ": <" + w.facts.Rcpt.String() + ">"
+		e.Text += w.suffix()
 		return &e
 	}
 	return w.failf(listTemp, "cannot expand %s", n.target)

@@ -163,9 +163,14 @@ func (t *Table) Lookup(_ context.Context, s table.Service, key string) (string, 
 	default:
 		return "", fmt.Errorf("%w: %s", table.ErrUnsupported, s)
 	}
-	r, ok, err := c.find(strings.ToLower(key))
-	if s == table.Credentials && err == nil && !ok {
+	var r record
+	var ok bool
+	var err error
+	if s == table.Credentials {
 		r, ok, err = c.find(key)
+	}
+	if err == nil && !ok {
+		r, ok, err = c.find(strings.ToLower(key))
 	}
 	switch {
 	case err != nil:
