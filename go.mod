@@ -4,7 +4,11 @@ go 1.26.0
 
 require (
 	github.com/go-crypt/crypt v0.14.15
+	github.com/miekg/dns v1.1.73
 	golang.org/x/sys v0.49.0
 )
 
-require github.com/go-crypt/x v0.4.16 // indirect
+require (
+	github.com/go-crypt/x v0.4.16 // indirect
+	golang.org/x/net v0.57.0 // indirect
+)
