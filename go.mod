@@ -5,7 +5,11 @@ go 1.26.0
 require (
 	github.com/emersion/go-maildir v0.6.0
 	github.com/go-crypt/crypt v0.14.15
-	golang.org/x/sys v0.45.0
+	golang.org/x/sys v0.49.0
 )
 
-require github.com/go-crypt/x v0.4.16 // indirect
+require (
+	github.com/go-crypt/x v0.4.16 // indirect
+	github.com/miekg/dns v1.1.73
+	golang.org/x/net v0.57.0 // indirect
+)
