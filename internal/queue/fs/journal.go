@@ -47,6 +47,7 @@ type batch struct {
 	off   int64 // of buf in the segment
 	first uint64
 	last  uint64
+	proof uint64        // the batch field of its records
 	eager bool          // somebody waits for it
 	armed bool          // the timer runs for it
 	done  chan struct{} // closed when written, or failed with err
@@ -67,6 +68,7 @@ type journal struct {
 	spareB  *batch        // the other one, when not being written
 	seq     uint64        // of the next record
 	gen     uint32        // of the newest segment
+	unsure  uint64        // not 0: records from this one on failed to be synced, which no record says durably yet
 	names   int           // for the next segment file
 	oldest  uint32        // as last written
 	durable uint32        // as last synced: earlier generations may be reused
@@ -205,9 +207,12 @@ func (j *journal) append(k kind, payload []byte, eager bool) (appended, error) {
 func (j *journal) put(k kind, payload []byte, crc uint32) appended {
 	seg, b := j.active(), j.open
 	if len(b.buf) == 0 {
-		b.seg, b.off, b.first = seg, seg.end, j.seq
+		b.seg, b.off, b.first, b.proof = seg, seg.end, j.seq, j.seq
+		if j.unsure != 0 {
+			b.proof = j.unsure
+		}
 	}
-	r := record{gen: seg.gen, seq: j.seq, batch: b.first, kind: k, payload: payload}
+	r := record{gen: seg.gen, seq: j.seq, batch: b.proof, kind: k, payload: payload}
 	a := appended{b: b, seg: seg, gen: seg.gen, off: seg.end}
 	b.buf = appendRecord(b.buf, &r, crc)
 	b.last = j.seq
@@ -294,6 +299,7 @@ func (j *journal) flush() bool {
 		j.failed(b, err)
 	} else {
 		j.durable = oldest
+		j.unsure = 0 // the first batch behind a failure says so
 		j.reclaim()
 	}
 	surplus := j.surplus()
@@ -332,7 +338,10 @@ func (j *journal) failed(b *batch, err error) {
 	}
 	p := appendHex(nil, b.first, 16, ' ')
 	p = appendHex(p, last, 16, '\n')
-	j.redo = append(j.redo, redo{kindInvalid, p})
+	j.redo = append([]redo{{kindInvalid, p}}, j.redo...) // in the very first batch
+	if j.unsure == 0 {
+		j.unsure = b.first
+	}
 	j.oldest = 0 // write it again
 	j.roll = true
 }

@@ -23,8 +23,8 @@ import (
 //
 // The fields are hexadecimal: the generation of the segment, which grows with
 // each reuse so that older bytes are never taken for newer ones; the number of
-// the record; the number of the first record written by the same sync, so that
-// all records before that one are known to have been synced; the kind; the length
+// the record; a number below which all records are known to have been synced,
+// mostly that of the first record of the same sync; the kind; the length
 // of the payload; and the CRC-32C of payload and header up to there.
 //
 // Kinds and payloads:
@@ -69,7 +69,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type record struct {
 	gen     uint32
 	seq     uint64
-	batch   uint64 // seq of the first record of the same sync
+	batch   uint64 // records before this one were synced, or are declared invalid
 	kind    kind
 	off     int64 // in the segment
 	payload []byte

@@ -260,6 +260,9 @@ func (s *Store) examine(j *journal, live []*old, invalid []seqs) error {
 				return err
 			}
 		}
+		if g.num > 0 && (j.unsure == 0 || g.first < j.unsure) {
+			j.unsure = g.first
+		}
 		p := appendHex(nil, uint64(g.seg.seg.gen), 8, ' ')
 		p = appendHex(p, uint64(g.off), 8, ' ')
 		p = appendHex(p, uint64(g.end), 8, '\n')
@@ -290,7 +293,7 @@ func gaps(live []*old) []gap {
 			e := &o.events[i]
 			if next == 0 && e.off > 0 {
 				// What stood before is not known by number, but the batch tells enough.
-				next = min(e.batch, max(e.seq, 2)-1)
+				next = max(1, min(e.batch, e.seq-1))
 			}
 			var missing uint64
 			if next != 0 && e.seq > next {
