@@ -263,7 +263,7 @@ func (c *composer) notification() part {
 	for _, g := range byReason(r.Recipients) {
 		b.WriteByte('\n')
 		for _, a := range g.addresses {
-			fmt.Fprintf(&b, "<%s>\n", printable(a, r.UTF8))
+			writeWrapped(&b, "", "<"+printable(a, r.UTF8)+">")
 		}
 		writeWrapped(&b, "    ", printable(g.reason, r.UTF8))
 	}

@@ -51,7 +51,7 @@ func readOriginal(r *Report) (original, error) {
 func (c *composer) returned() part {
 	o := &c.orig
 	switch {
-	case o.whole && c.r.UTF8 && !isASCII(headerOf(o.text)):
+	case o.whole && c.r.UTF8 && !isASCII(headerOf(o.text)) && utf8.Valid(headerOf(o.text)):
 		return part{"Content-Description: Message\nContent-Type: message/global\n", o.text}
 	case o.whole:
 		return part{"Content-Description: Message\nContent-Type: message/rfc822\n", o.text}

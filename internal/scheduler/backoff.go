@@ -67,14 +67,20 @@ func (b Backoff) Next(t envelope.Type, created time.Time, retry uint32, now time
 	}
 }
 
-// Item returns what the schedule must know of a stored envelope. The stored time
-// of the next attempt counts when there is one. Without one an envelope that never
-// failed is due at once, and one that did at its retry time, even if that is past:
-// overdue mail runs first.
-func (b Backoff) Item(e *envelope.Envelope) Item {
+// Item returns what the schedule must know of a stored envelope at now. The stored
+// time of the next attempt counts when there is one. Without one an envelope that
+// never failed has been due since its creation, and one that did is at its retry
+// time, even if that is past: overdue mail runs first.
+func (b Backoff) Item(e *envelope.Envelope, now time.Time) Item {
 	it := Item{ID: e.ID, Type: e.Type, Created: e.Created, Expires: e.Expires(), Next: e.NextTry, Retry: e.Retry}
-	if it.Next.IsZero() && e.Retry > 0 {
+	switch {
+	case !it.Next.IsZero():
+	case e.Retry > 0:
 		it.Next = e.Created.Add(after(b.base(e.Type), uint64(e.Retry)))
+	case e.Created.After(now): // the clock was set back
+		it.Next = now
+	default:
+		it.Next = e.Created
 	}
 	return it
 }

@@ -1,21 +1,29 @@
 package ram
 
 // heap is a 4-ary heap of slots by key. The key is kept beside the slot, so that
-// sifting touches no entry but to note its place.
+// sifting touches no entry but to note its place. Equal keys leave in the order in
+// which they came.
 type heap struct {
 	items []heapItem
+	count uint32 // pushes so far; wraps, which costs no more than that order
 }
 
 type heapItem struct {
-	key  int64
-	slot uint32
+	key   int64
+	slot  uint32
+	order uint32
+}
+
+func (a heapItem) before(b heapItem) bool {
+	return a.key < b.key || a.key == b.key && a.order < b.order
 }
 
 func (h *heap) len() int   { return len(h.items) }
 func (h *heap) min() int64 { return h.items[0].key }
 
 func (h *heap) push(s *slab, key int64, slot uint32) {
-	h.items = append(h.items, heapItem{key, slot})
+	h.items = append(h.items, heapItem{key, slot, h.count})
+	h.count++
 	h.up(s, len(h.items)-1)
 }
 
@@ -34,7 +42,7 @@ func (h *heap) remove(s *slab, i int) {
 		return
 	}
 	h.items[i] = moved
-	if i > 0 && moved.key < h.items[(i-1)/4].key {
+	if i > 0 && moved.before(h.items[(i-1)/4]) {
 		h.up(s, i)
 	} else {
 		h.down(s, i)
@@ -46,7 +54,7 @@ func (h *heap) up(s *slab, i int) {
 	it := h.items[i]
 	for i > 0 {
 		parent := (i - 1) / 4
-		if h.items[parent].key <= it.key {
+		if !it.before(h.items[parent]) {
 			break
 		}
 		h.set(s, i, h.items[parent])
@@ -64,11 +72,11 @@ func (h *heap) down(s *slab, i int) {
 			break
 		}
 		for c, end := child+1, min(child+4, len(h.items)); c < end; c++ {
-			if h.items[c].key < h.items[child].key {
+			if h.items[c].before(h.items[child]) {
 				child = c
 			}
 		}
-		if h.items[child].key >= it.key {
+		if !h.items[child].before(it) {
 			break
 		}
 		h.set(s, i, h.items[child])

@@ -8,15 +8,15 @@ import (
 )
 
 // index maps ids to slots in id order. It is a sorted list of sorted runs: a run
-// that is full is split, one that is empty dropped. With runs of up to 512 a million
-// ids make some three thousand runs, so that finding is two short binary searches
-// and inserting moves a few kilobytes.
+// that is full is split, one that is empty dropped. With runs of up to 256 a million
+// ids make some six thousand runs, so that finding is two short binary searches
+// and inserting moves a kilobyte or two.
 type index struct {
 	runs []*run // none is empty
 }
 
 // runMax is the largest number of ids in a run.
-const runMax = 512
+const runMax = 256
 
 type run struct {
 	ids   []envelope.ID
