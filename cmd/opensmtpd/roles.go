@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/opensmtpd/opensmtpd/internal/auth"
+	local "github.com/opensmtpd/opensmtpd/internal/control"
 	"github.com/opensmtpd/opensmtpd/internal/dns"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
@@ -67,7 +68,7 @@ func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
 	case proto.Dispatcher:
 		build = func(p *proc.Process) proc.Role { return dispatcher.New(p) }
 	case proto.Lookup:
-		resolver, err := dns.FromSystem()
+		resolver, err := dns.New(dns.Config{})
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
@@ -116,7 +117,7 @@ func (e *enqueuer) Mux(proto.Role) *imsg.Mux {
 
 // session asks the daemon for an SMTP session, as sendmail does.
 func (e *enqueuer) session(ctx context.Context) (net.Conn, error) {
-	return submit.Dial(ctx, filepath.Join(e.paths.Run, parent.ControlSocket))
+	return local.DialSession(ctx, filepath.Join(e.paths.Run, parent.ControlSocket))
 }
 
 // Start implements proc.Role.

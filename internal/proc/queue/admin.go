@@ -129,7 +129,7 @@ func (q *Queue) discover(ctx context.Context, id envelope.ID) (proto.CountReply,
 		if e.TTL <= 0 {
 			e.TTL = q.config.Load().TTL
 		}
-		q.sched.Insert(q.config.Load().backoff.Item(e))
+		q.sched.Insert(q.config.Load().backoff.Item(e, time.Now()))
 		n++
 		return nil
 	})

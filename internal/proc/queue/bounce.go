@@ -133,7 +133,7 @@ func (b *bouncer) later(ctx context.Context, n dsn.Notice, cause error) {
 	if err := q.store.Update(ctx, e); err != nil {
 		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)
 	}
-	q.sched.Insert(q.config.Load().backoff.Item(e))
+	q.sched.Insert(q.config.Load().backoff.Item(e, time.Now()))
 	q.sched.Retry(e.ID, e.NextTry)
 }
 

@@ -174,7 +174,7 @@ func (q *Queue) load(ctx context.Context) {
 			e.TTL = q.config.Load().TTL
 		}
 		n++
-		batch = append(batch, q.config.Load().backoff.Item(e))
+		batch = append(batch, q.config.Load().backoff.Item(e, time.Now()))
 		if len(batch) == cap(batch) {
 			flush()
 		}
