@@ -70,6 +70,10 @@ type Expander struct {
 	Warn func(error)
 }
 
+// ErrNoRule is the private cause when no rule matches the recipient itself. That
+// none matches an address it expands to is another matter.
+var ErrNoRule = errors.New("no rule matches")
+
 // Error is a failed expansion and the rule that led there. It wraps an
 // *smtp.Error that may be told to the client.
 type Error struct {

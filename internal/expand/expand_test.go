@@ -70,7 +70,7 @@ func (w *world) expander(t testing.TB) *Expander {
 		rules = append(rules, &ruleset.Rule{Pos: ruleset.Position{File: "smtpd.conf", Line: len(rules) + 1}, Action: action,
 			Conditions: append(more, ruleset.Condition{Kind: ruleset.For, How: ruleset.InTable, Table: domain})})
 	}
-	tables["localhost"] = mapTable(t, map[string]string{"local": ""})
+	tables["<localhost>"] = mapTable(t, map[string]string{"local": ""})
 	rule("local.test", "local")
 	rule("virt.test", "virt")
 	rule("fwd.test", "fwd")
@@ -243,14 +243,14 @@ func TestRecipientIsRefusedWith(t *testing.T) {
 		{"address with underscore never becomes a local user", "info@local.test", world{aliases: m{"info": "alice@my_dom.test"}}, "550 5.7.1 Invalid recipient", ""},
 		{"address with bad domain never becomes a local user", "info@local.test", world{aliases: m{"info": "alice@my dom"}}, "424 4.2.4 Mailing list expansion problem", "smtpd.conf:1"},
 		{"one unknown member fails all", "info@local.test", world{aliases: m{"info": "alice, nobody"}}, "550 5.1.1 Invalid recipient", "smtpd.conf:1"},
-		{"alias loop", "a@local.test", world{aliases: m{"a": "b", "b": "a"}}, "524 5.2.4 Mailing list expansion problem", ""},
+		{"alias loop", "a@local.test", world{aliases: m{"a": "b", "b": "a"}}, "524 5.2.4 Mailing list expansion problem", "smtpd.conf:1"},
 		{"too deep", "a0@local.test", world{aliases: chain}, "524 5.2.4 Mailing list expansion problem", "smtpd.conf:1"},
 		{"error alias", "no@local.test", world{aliases: m{"no": "error:550 go away"}}, "550 go away", "smtpd.conf:1"},
 		{"error alias with code", "no@local.test", world{aliases: m{"no": ":error:450 4.2.1 later"}}, "450 4.2.1 later", "smtpd.conf:1"},
 		{"not in the virtual table", "x@virt.test", world{}, "524 5.2.4 Mailing list expansion problem", "smtpd.conf:2"},
 		{"quoted local part is no virtual user", "joe@other.test@virt.test", world{virtual: m{"joe@other.test": "alice"}}, "524 5.2.4 Mailing list expansion problem", "smtpd.conf:2"},
 		{"quoted local part is no user", "joe@other.test@local.test", world{users: m{"joe@other.test": "1:1:/"}}, "550 5.1.1 Invalid recipient", "smtpd.conf:1"},
-		{"missing include is an empty list", "list@local.test", world{aliases: m{"list": ":include:/none"}}, "524 5.2.4 Mailing list expansion problem", ""},
+		{"missing include is an empty list", "list@local.test", world{aliases: m{"list": ":include:/none"}}, "524 5.2.4 Mailing list expansion problem", "smtpd.conf:1"},
 		{"include with a bad line", "list@local.test", world{aliases: m{"list": ":include:/l"}, files: m{"/l": "a b\n"}}, "424 4.2.4 Mailing list expansion problem", "smtpd.conf:1"},
 		{"forward-only without .forward", "alice@fwd.test", world{}, "424 4.2.4 Mailing list expansion problem", "smtpd.conf:3"},
 		{"forward-only to a command", "alice@fwd.test", world{forward: m{"alice": "|/bin/x"}}, "424 4.2.4 Mailing list expansion problem", "smtpd.conf:3"},
@@ -279,6 +279,16 @@ func TestRecipientIsRefusedWith(t *testing.T) {
 				t.Errorf("Expand(%q): rule %q, want %q", tt.rcpt, e.Rule(), tt.rule)
 			}
 		})
+	}
+}
+
+func TestOnlyAMissingRuleIsErrNoRule(t *testing.T) {
+	t.Parallel()
+	for rcpt, want := range map[string]bool{"x@elsewhere.test": true, "x@refused.test": false, "nobody@local.test": false, "away@local.test": false, "x@": false} {
+		w := world{aliases: map[string]string{"away": "x@elsewhere.test"}}
+		if _, err := w.expander(t).Expand(t.Context(), &ruleset.Facts{Rcpt: path(rcpt)}); errors.Is(err, ErrNoRule) != want {
+			t.Errorf("Expand(%s): %v, want ErrNoRule: %v", rcpt, err, want)
+		}
 	}
 }
 

@@ -69,6 +69,9 @@ func (w *walk) run(ctx context.Context) error {
 		}
 	}
 	if len(w.out) == 0 {
+		if root.rule != nil {
+			w.pos = root.rule.Pos
+		}
 		return w.failf(listPerm, "expands to nothing")
 	}
 	return nil
@@ -176,8 +179,11 @@ func (w *walk) address(ctx context.Context, n *node) error {
 	if err != nil {
 		return w.fail(temporary, err)
 	}
+	if rule == nil && n.depth == 0 {
+		return w.failf(refused, "%w %s", ErrNoRule, a)
+	}
 	if rule == nil {
-		return w.failf(refused, "no rule matches %s", a)
+		return w.failf(refused, "no rule matches %s, which the recipient expands to", a)
 	}
 	n.rule, n.addr = rule, n
 	if rule.Action == "" {

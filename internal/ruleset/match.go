@@ -84,7 +84,7 @@ func matchCondition(ctx context.Context, c *Condition, tables Tables, k *keys) (
 			return (q.key != "") != c.Not, nil
 		}
 		if c.How == IsLocal && c.Table == "" {
-			q.name = "localnames"
+			q.name = "<localnames>"
 		}
 	case HELO:
 		q.service, q.key = table.Domain, trimDot(k.facts.HELO)
@@ -137,7 +137,7 @@ func matchFrom(ctx context.Context, c *Condition, tables Tables, k *keys) (bool,
 	}
 	q := query{name: c.Table, service: table.NetAddr, key: source}
 	if q.name == "" {
-		q.name = "localhost"
+		q.name = "<localhost>"
 	}
 	return q.decide(ctx, c, tables)
 }

@@ -163,3 +163,17 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkOpen100k(b *testing.B) {
+	var s strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&s, "user%d: alice%d\n", i, i)
+	}
+	path := write(b, filepath.Join(b.TempDir(), "t"), s.String())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Open(path, static.Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

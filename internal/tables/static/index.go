@@ -43,8 +43,15 @@ func hit(m map[string]int32, key string) int32 {
 	return -1
 }
 
-// positions lists, by key in lower case, the first entry of each.
+// positions lists, by key in lower case, the first entry of each. key may change the
+// key before that; nil leaves it.
 func (t *Table) positions(key func(string) string) map[string]int32 {
+	if key == nil {
+		if t.lower {
+			return t.exact
+		}
+		key = func(k string) string { return k }
+	}
 	m := make(map[string]int32, len(t.entries))
 	for i, e := range t.entries {
 		if k := key(strings.ToLower(e.Key)); !has(m, k) {
@@ -73,7 +80,7 @@ func SuffixGlob(p string) bool {
 }
 
 func (t *Table) domainIndex() (index, error) {
-	d := &domains{exact: t.positions(func(k string) string { return k })}
+	d := &domains{exact: t.positions(nil)}
 	for i, e := range t.entries {
 		if strings.Contains(e.Key, "*") && !SuffixGlob(e.Key) {
 			d.globs = append(d.globs, glob{e.Key, int32(i)})
@@ -158,7 +165,7 @@ type networks struct {
 }
 
 func (t *Table) netIndex() (index, error) {
-	n := &networks{exact: t.positions(func(k string) string { return k }), nets: map[netip.Prefix]int32{}}
+	n := &networks{exact: t.positions(nil), nets: map[netip.Prefix]int32{}}
 	var seen4, seen6 [129]bool
 	for i, e := range t.entries {
 		p, ok := table.ParsePrefix(e.Key)

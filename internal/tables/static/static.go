@@ -88,7 +88,8 @@ type Table struct {
 	entries []Entry
 	delim   string
 	exact   map[string]int32 // keys as written → index
-	folded  map[string]int32 // keys in lower case → index of the last of them
+	folded  map[string]int32 // keys in lower case → index of the last of them; exact itself when no key has capitals
+	lower   bool             // no key has capitals
 	next    atomic.Uint64    // for Fetch
 
 	domain, mail, net, regex lazy
@@ -109,8 +110,7 @@ func New(kind Kind, entries []Entry, o Options) (*Table, error) {
 	if o.Delim == "" {
 		o.Delim = "+"
 	}
-	t := &Table{kind: kind, delim: o.Delim,
-		exact: make(map[string]int32, len(entries)), folded: make(map[string]int32, len(entries))}
+	t := &Table{kind: kind, delim: o.Delim, lower: true, exact: make(map[string]int32, len(entries))}
 	if len(entries) == 0 {
 		t.kind = Empty
 	}
@@ -119,12 +119,18 @@ func New(kind Kind, entries []Entry, o Options) (*Table, error) {
 		i, dup := t.exact[e.Key]
 		if dup {
 			t.entries[i].Value = e.Value
-		} else {
-			i = int32(len(t.entries))
-			t.entries = append(t.entries, e)
-			t.exact[e.Key] = i
+			continue
 		}
-		t.folded[strings.ToLower(e.Key)] = i
+		t.exact[e.Key] = int32(len(t.entries))
+		t.entries = append(t.entries, e)
+		t.lower = t.lower && strings.ToLower(e.Key) == e.Key
+	}
+	t.folded = t.exact
+	if !t.lower {
+		t.folded = make(map[string]int32, len(t.entries))
+		for i, e := range t.entries {
+			t.folded[strings.ToLower(e.Key)] = int32(i)
+		}
 	}
 	if o.Regex {
 		if _, err := t.index(table.Regex); err != nil {
