@@ -96,6 +96,8 @@ func verdict(p smtp.Path) error {
 	switch p.Local {
 	case "unknown":
 		return &smtp.Error{Code: 550, Enhanced: smtp.EnhancedCode{5, 1, 1}, Text: "No such user", Err: ruled{}}
+	case "plain":
+		return &smtp.Error{Code: 530, Text: "Sender rejected"}
 	case "later":
 		return errors.New("lookup is away")
 	case "close":
