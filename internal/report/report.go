@@ -113,8 +113,7 @@ const (
 // Refused: a connection was turned away before its session began.
 type Refused struct {
 	Address string // of the peer, as in Connected
-	Proxy   bool   // the PROXY header was at fault
-	Reason  string // "too many connections", "protocol error (invalid signature)"
+	Reason  string // such as "too many connections" or "PROXY header: protocol error (invalid signature)"
 }
 
 // Delivery: an attempt at a local delivery or a relay ended.

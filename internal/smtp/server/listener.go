@@ -123,7 +123,7 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 		if o.Proxy {
 			h, err := readProxy(conn, cfg, client, o.TrustProxy)
 			if err != nil {
-				cfg.Events.Report(report.Refused{Address: sourceText(client), Proxy: true, Reason: err.Error()})
+				cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: fmt.Sprintf("PROXY header: %v", err)})
 				return
 			}
 			if proxied = h.Source.IsValid(); proxied {
@@ -288,7 +288,7 @@ func (s *Server) turnAway(conn net.Conn, cfg *Config) {
 }
 
 // errProxyNotTrusted is why a peer is cut off that may not speak for others.
-var errProxyNotTrusted = errors.New("peer not allowed to send a PROXY header")
+var errProxyNotTrusted = errors.New("peer is not trusted")
 
 // readProxy reads the PROXY header that peer sends, if it is trusted to.
 func readProxy(conn net.Conn, cfg *Config, peer netip.Addr, trust func(netip.Addr) bool) (proxyproto.Header, error) {

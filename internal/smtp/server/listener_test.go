@@ -141,7 +141,7 @@ func TestProxyNamesTheClient(t *testing.T) {
 				if line != "" {
 					t.Errorf("got %q, want the connection cut", line)
 				}
-				if got := u.events.String(); !strings.Contains(got, "Refused {Address:127.0.0.1 Proxy:true ") {
+				if got := u.events.String(); !strings.Contains(got, "Refused {Address:127.0.0.1 Reason:PROXY header: ") {
 					t.Errorf("events %s", got)
 				}
 				return
@@ -262,4 +262,16 @@ func TestAcceptGoesOnWhenDescriptorsAreShort(t *testing.T) {
 			t.Errorf("Drain: %v", err)
 		}
 	})
+}
+
+func TestWhoIsTurnedAwayIsReported(t *testing.T) {
+	t.Parallel()
+	u, o := remoteSetup()
+	_, addr := serve(t, Limits{MaxSessions: 1}, o)
+	dial(t, addr, "")
+	_, r, _ := dial(t, addr, "")
+	_, _ = io.ReadAll(r)
+	if got, want := u.events.String(), "Refused {Address:127.0.0.1 Reason:too many connections}\n"; !strings.Contains(got, want) {
+		t.Errorf("events %s, want %s", got, want)
+	}
 }
