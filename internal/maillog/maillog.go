@@ -129,6 +129,10 @@ func (f *fields) event(ev report.Event) bool {
 		f.session(e.Session, "smtp", "")
 		f.word("event", "proxy")
 		f.word("address", e.Address)
+	case report.Refused:
+		f.session(0, "smtp", "refused")
+		f.word("address", e.Address)
+		f.quoted("reason", e.Reason)
 	case report.Delivery:
 		f.delivery(&e)
 	case report.QueueEnd:

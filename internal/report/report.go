@@ -110,6 +110,12 @@ const (
 	LoopDetected = "Loop detected"
 )
 
+// Refused: a connection was turned away before its session began.
+type Refused struct {
+	Address string // of the peer, as in Connected
+	Reason  string // such as "too many connections" or "PROXY header: protocol error (invalid signature)"
+}
+
 // Delivery: an attempt at a local delivery or a relay ended.
 type Delivery struct {
 	Session  Session
@@ -140,5 +146,6 @@ func (FailedCommand) event()  {}
 func (BadInput) event()       {}
 func (Disconnected) event()   {}
 func (Proxied) event()        {}
+func (Refused) event()        {}
 func (Delivery) event()       {}
 func (QueueEnd) event()       {}

@@ -9,6 +9,10 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
+// maxExcess is how many times Config.MaxSize a message may have before its end is
+// not waited for any more.
+const maxExcess = 10
+
 // data answers DATA and reads the message behind it.
 func (s *session) data(ctx context.Context, arg string) {
 	switch {
@@ -36,6 +40,11 @@ func (s *session) data(ctx context.Context, arg string) {
 		var used int
 		used, done = m.take(ctx, p)
 		s.wire.r -= len(p) - used // the commands behind the end
+		if !done && m.received/maxExcess > s.cfg.MaxSize {
+			s.refuseWith(refuseSize)
+			s.badInput(refuseSize.Reply())
+			return
+		}
 	}
 	s.finish(ctx)
 }

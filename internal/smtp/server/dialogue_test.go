@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,9 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
+
+// sessionField is the identity of a session in a printed event.
+var sessionField = regexp.MustCompile(`\{Session:\d+ `)
 
 // events collects what a session reports.
 type events struct {
@@ -37,11 +41,8 @@ func (e *events) String() string {
 	defer e.mu.Unlock()
 	var b strings.Builder
 	for _, ev := range e.list {
-		s := fmt.Sprintf("%T %+v", ev, ev)
-		_, s, _ = strings.Cut(s, ".")
-		name, rest, _ := strings.Cut(s, " {Session:")
-		_, rest, _ = strings.Cut(rest, " ")
-		b.WriteString(name + " {" + rest + "\n")
+		s := fmt.Sprintf("%T %+v\n", ev, ev)
+		b.WriteString(sessionField.ReplaceAllString(strings.TrimPrefix(s, "report."), "{"))
 	}
 	return b.String()
 }
@@ -96,6 +97,8 @@ func verdict(p smtp.Path) error {
 	switch p.Local {
 	case "unknown":
 		return &smtp.Error{Code: 550, Enhanced: smtp.EnhancedCode{5, 1, 1}, Text: "No such user", Err: ruled{}}
+	case "plain":
+		return &smtp.Error{Code: 530, Text: "Sender rejected"}
 	case "later":
 		return errors.New("lookup is away")
 	case "close":

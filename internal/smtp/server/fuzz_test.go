@@ -140,7 +140,7 @@ func FuzzSession(f *testing.F) {
 		for _, call := range u.backend.calls {
 			switch name, arg, _ := strings.Cut(call, " "); name {
 			case "mail":
-				if open++; strings.HasPrefix(arg, "unknown@") || strings.HasPrefix(arg, "later@") || strings.HasPrefix(arg, "close@") {
+				if open++; strings.HasPrefix(arg, "unknown@") || strings.HasPrefix(arg, "later@") || strings.HasPrefix(arg, "plain@") || strings.HasPrefix(arg, "close@") {
 					open--
 				}
 			case "commit", "reset":

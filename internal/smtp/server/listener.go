@@ -59,6 +59,10 @@ type Options struct {
 	// from which peers it is taken; nil trusts all. Others are cut off.
 	Proxy      bool
 	TrustProxy func(peer netip.Addr) bool
+
+	// Failed is told of each failed accept, such as for lack of descriptors; Serve
+	// tries again after a pause. It may be nil.
+	Failed func(error)
 }
 
 // maxPause bounds the pause after a failed accept, such as for lack of
@@ -86,6 +90,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, o Options) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
 		case err != nil:
+			if o.Failed != nil {
+				o.Failed(err)
+			}
 			pause = min(max(2*pause, 5*time.Millisecond), maxPause)
 			select {
 			case <-time.After(pause):
@@ -106,7 +113,7 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 	c := &connection{Conn: conn, cancel: cancel}
 	if !s.enter(c) {
 		cancel()
-		turnAway(conn, cfg)
+		s.turnAway(conn, cfg)
 		return
 	}
 	go func() {
@@ -114,13 +121,9 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 		client, local := endpoints(conn)
 		var proxied bool
 		if o.Proxy {
-			if o.TrustProxy != nil && !o.TrustProxy(client) {
-				cfg.Events.Report(report.BadInput{Result: fmt.Sprintf("proxy %v: not allowed to speak for others", client)})
-				return
-			}
-			h, err := readProxy(conn, cfg)
+			h, err := readProxy(conn, cfg, client, o.TrustProxy)
 			if err != nil {
-				cfg.Events.Report(report.BadInput{Result: fmt.Sprintf("proxy %v: %v", client, err)})
+				cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: fmt.Sprintf("PROXY header: %v", err)})
 				return
 			}
 			if proxied = h.Source.IsValid(); proxied {
@@ -129,7 +132,7 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 		}
 		network, ok := s.admit(client)
 		if !ok {
-			turnAway(conn, cfg)
+			s.turnAway(conn, cfg)
 			return
 		}
 		defer s.release(network)
@@ -145,7 +148,7 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, cfg *Config) {
 	c := &connection{Conn: conn, cancel: cancel}
 	if !s.enter(c) {
 		cancel()
-		turnAway(conn, cfg)
+		s.turnAway(conn, cfg)
 		return
 	}
 	defer s.leave(c)
@@ -269,18 +272,29 @@ func (s *Server) release(network netip.Prefix) {
 
 // turnAway closes a connection that is not served, with a word where the client
 // can read it.
-func turnAway(conn net.Conn, cfg *Config) {
+func (s *Server) turnAway(conn net.Conn, cfg *Config) {
 	defer func() { _ = conn.Close() }() // nothing is left to be said
-	if cfg.TLSMode == ImmediateTLS {
-		return
+	s.mu.Lock()
+	reason, reply := "too many connections", "421 4.7.0 Too many connections\r\n"
+	if s.draining {
+		reason, reply = "shutting down", "421 4.3.2 Service shutting down\r\n"
 	}
-	if conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
-		_, _ = conn.Write([]byte("421 4.7.0 Too many connections\r\n")) // a courtesy
+	s.mu.Unlock()
+	client, _ := endpoints(conn)
+	cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: reason})
+	if cfg.TLSMode != ImmediateTLS && conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = conn.Write([]byte(reply)) // a courtesy
 	}
 }
 
-// readProxy reads the PROXY header.
-func readProxy(conn net.Conn, cfg *Config) (proxyproto.Header, error) {
+// errProxyNotTrusted is why a peer is cut off that may not speak for others.
+var errProxyNotTrusted = errors.New("peer is not trusted")
+
+// readProxy reads the PROXY header that peer sends, if it is trusted to.
+func readProxy(conn net.Conn, cfg *Config, peer netip.Addr, trust func(netip.Addr) bool) (proxyproto.Header, error) {
+	if trust != nil && !trust(peer.Unmap()) {
+		return proxyproto.Header{}, errProxyNotTrusted
+	}
 	if err := conn.SetReadDeadline(time.Now().Add(cfg.withDefaults().Timeout)); err != nil {
 		return proxyproto.Header{}, err
 	}

@@ -141,7 +141,7 @@ func TestProxyNamesTheClient(t *testing.T) {
 				if line != "" {
 					t.Errorf("got %q, want the connection cut", line)
 				}
-				if got := u.events.String(); !strings.Contains(got, "BadInput {Result:proxy 127.0.0.1: ") {
+				if got := u.events.String(); !strings.Contains(got, "Refused {Address:127.0.0.1 Reason:PROXY header: ") {
 					t.Errorf("events %s", got)
 				}
 				return
@@ -181,7 +181,7 @@ func TestDrainEndsIdleSessionsAndLetsTransactionsFinish(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Errorf("Drain: %v", err)
 	}
-	if _, _, line := dial(t, addr, ""); line != turnedAway {
+	if _, _, line := dial(t, addr, ""); line != away {
 		t.Errorf("a draining server greets with %q", line)
 	}
 }
@@ -233,6 +233,12 @@ func TestAcceptGoesOnWhenDescriptorsAreShort(t *testing.T) {
 	t.Parallel()
 	_, o := remoteSetup()
 	synctest.Test(t, func(t *testing.T) {
+		failures := 0
+		o.Failed = func(err error) {
+			if errors.Is(err, syscall.EMFILE) {
+				failures++
+			}
+		}
 		l := &flakyListener{errs: 10, conns: make(chan net.Conn), closed: make(chan struct{})}
 		s := New(Limits{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -241,8 +247,8 @@ func TestAcceptGoesOnWhenDescriptorsAreShort(t *testing.T) {
 		ours, theirs := net.Pipe()
 		start := time.Now()
 		l.conns <- ours
-		if took := time.Since(start); took < time.Second || took > 5*time.Second {
-			t.Errorf("10 failures cost %v", took)
+		if took := time.Since(start); took < time.Second || took > 5*time.Second || failures != 10 {
+			t.Errorf("%d failures cost %v", failures, took)
 		}
 		if line, err := bufio.NewReader(theirs).ReadString('\n'); line != greeted {
 			t.Errorf("got %q, %v", line, err)
@@ -256,4 +262,16 @@ func TestAcceptGoesOnWhenDescriptorsAreShort(t *testing.T) {
 			t.Errorf("Drain: %v", err)
 		}
 	})
+}
+
+func TestWhoIsTurnedAwayIsReported(t *testing.T) {
+	t.Parallel()
+	u, o := remoteSetup()
+	_, addr := serve(t, Limits{MaxSessions: 1}, o)
+	dial(t, addr, "")
+	_, r, _ := dial(t, addr, "")
+	_, _ = io.ReadAll(r)
+	if got, want := u.events.String(), "Refused {Address:127.0.0.1 Reason:too many connections}\n"; !strings.Contains(got, want) {
+		t.Errorf("events %s, want %s", got, want)
+	}
 }

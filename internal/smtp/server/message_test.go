@@ -105,6 +105,18 @@ func TestMessagesAreRefusedAtTheirEnd(t *testing.T) {
 	}
 }
 
+func TestEndOfAnEndlessMessageIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	u := newSetup()
+	u.cfg.MaxSize = 100
+	u.play(t, join(toData, "C: A: "+strings.Repeat("x", 2000), `
+S: 554 5.3.4 Message too big for system: Transaction failed, message too big
+S: EOF`))
+	if last := u.backend.calls[len(u.backend.calls)-1]; last != "reset" {
+		t.Errorf("the transaction ended with %s, want reset", last)
+	}
+}
+
 func TestLargeBodyIsSpilled(t *testing.T) {
 	t.Parallel()
 	const lines = 400

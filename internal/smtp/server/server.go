@@ -184,7 +184,7 @@ type Config struct {
 	MaxSize   int64 // bytes of message text (36700160)
 	MaxRcpt   int   // recipients a message (1000)
 	MaxMails  int   // messages a session (100)
-	MaxErrors int   // refused commands between two accepted messages, then 421 (50)
+	MaxErrors int   // 5yz replies between two accepted messages, then 421 (50)
 	MaxHops   int   // Received fields (100)
 
 	Timeout     time.Duration // for a command line, a write, a TLS handshake (300 s)

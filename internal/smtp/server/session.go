@@ -260,8 +260,14 @@ func (s *session) refuse(code int, enhanced smtp.EnhancedCode, text string) {
 }
 
 // refuseWith answers the current command with e. A 421 ends the session, as RFC
-// 5321 section 3.8 has it.
+// 5321 section 3.8 has it. A refusal without an enhanced code gets the one that
+// says nothing more than its class.
 func (s *session) refuseWith(e *smtp.Error) {
+	if e.Enhanced == (smtp.EnhancedCode{}) {
+		bare := *e
+		bare.Enhanced = smtp.EnhancedCode{uint8(e.Code / 100), 0, 0}
+		e = &bare
+	}
 	s.say(e.Code, e.Enhanced, e.Text)
 	event := report.FailedCommand{Session: s.ID, Command: string(s.cmd), Result: e.Reply()}
 	if e.Err != nil {
@@ -276,7 +282,10 @@ func (s *session) refuseWith(e *smtp.Error) {
 		s.end = reasonQuit
 		return
 	}
-	if s.errors++; s.errors >= s.cfg.MaxErrors && s.end == "" {
+	if e.Permanent() {
+		s.errors++
+	}
+	if s.errors >= s.cfg.MaxErrors && s.end == "" {
 		s.bye(421, smtp.EnhancedCode{4, 7, 0}, "Too many errors")
 		s.cfg.Events.Report(report.BadInput{Session: s.ID, Result: "421 4.7.0 Too many errors"})
 	}

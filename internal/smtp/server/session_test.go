@@ -244,6 +244,15 @@ S: 250 2.0.0 Ok
 C: NOOP ` + strings.Repeat("x", maxCommand-4) + `
 S: 500 5.0.0 Command line too long
 S: EOF`},
+		{"longest command, its end in two pieces", nil, `
+S: 220 mx.test ESMTP OpenSMTPD
+R: "NOOP ` + strings.Repeat("x", maxCommand-5) + `\r"
+R: "\nNOOP\r\n"
+S: 250 2.0.0 Ok
+S: 250 2.0.0 Ok`},
+		{"refusal without an enhanced code", nil, hello + `
+C: MAIL FROM:<plain@x>
+S: 530 5.0.0 Sender rejected`},
 		{"endless command", nil, `
 S: 220 mx.test ESMTP OpenSMTPD
 R: "` + strings.Repeat("x", maxCommand+2) + `"

@@ -49,23 +49,23 @@ func (w *wire) buffered() int { return w.w - w.r }
 // bare LF. The line is valid until the next read. The deadline holds for all of
 // it, however slowly it comes.
 func (w *wire) line(most int) (line []byte, bare bool, err error) {
-	if line, bare, ok := w.peekLine(); ok && len(line) <= most {
-		w.skipLine()
-		return line, bare, nil
-	}
-	if err := w.flush(); err != nil {
-		return nil, false, err
-	}
-	if err := w.setReadDeadline(time.Now().Add(w.timeout)); err != nil {
-		return nil, false, err
-	}
+	waited := false
 	for {
-		if line, bare, ok := w.peekLine(); ok && len(line) <= most {
+		line, bare, ok := w.peekLine()
+		switch {
+		case ok && len(line) <= most:
 			w.skipLine()
 			return line, bare, nil
-		}
-		if w.buffered() > most {
+		case ok || w.buffered() > most+1: // more than a line and its CR
 			return nil, false, errLineTooLong
+		case !waited:
+			if err := w.flush(); err != nil {
+				return nil, false, err
+			}
+			if err := w.setReadDeadline(time.Now().Add(w.timeout)); err != nil {
+				return nil, false, err
+			}
+			waited = true
 		}
 		if err := w.fill(); err != nil {
 			return nil, false, err
