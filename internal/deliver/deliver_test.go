@@ -583,6 +583,44 @@ func TestEndOfRunReportsNothingThatIsUnknown(t *testing.T) {
 	})
 }
 
+func TestReloadReplacesWorkersAndLimits(t *testing.T) {
+	t.Parallel()
+	run(t, Limits{}, func(d *Deliverer, w *world) {
+		gate := make(chan struct{})
+		w.block["busy"] = gate
+		w.add(d, w.attempt(1, "idle"))
+		for n := range uint32(3) {
+			w.add(d, w.attempt(10+n, "busy"))
+		}
+		w.settle()
+		if len(w.live) != 2 {
+			t.Fatalf("%d workers, want 2", len(w.live))
+		}
+		w.mu.Unlock()
+		d.Reload(Limits{MaxSession: 4, MaxSessionPerUser: 4})
+		w.mu.Lock()
+		w.settle()
+		if len(w.live) != 1 || w.running["busy"] != 3 {
+			t.Errorf("%d workers with %d deliveries, want the busy one alone with its three", len(w.live), w.running["busy"])
+		}
+		for n := range uint32(3) {
+			w.add(d, w.attempt(20+n, "busy"))
+		}
+		w.settle()
+		if len(w.started) != 3 || w.running["busy"] != 4 {
+			t.Errorf("%d workers started, %d deliveries; want a third worker and the new limit of 4", len(w.started), w.running["busy"])
+		}
+		if w.lookups["busy"] != 2 {
+			t.Errorf("%d lookups, want a second one", w.lookups["busy"])
+		}
+		close(gate)
+		w.settle()
+		if len(w.results) != 7 || len(w.live) != 1 {
+			t.Errorf("%d of 7 done, %d workers left, want the new one", len(w.results), len(w.live))
+		}
+	})
+}
+
 // Attempts that come back from the hold queue all get their turn, whatever the
 // interleaving.
 func TestHeldMailIsNeverStranded(t *testing.T) {

@@ -13,14 +13,14 @@ import (
 
 // Deliverer runs local deliveries.
 type Deliverer struct {
-	limits  Limits
 	users   Users
 	workers Workers
 	desk    Desk
 	wake    chan struct{} // one slot: the time of the janitor may have changed
 	tasks   sync.WaitGroup
 
-	mu      sync.Mutex      // guards what follows
+	mu      sync.Mutex // guards what follows
+	limits  Limits
 	ctx     context.Context // of Run; nil before
 	ended   bool
 	lines   map[lineKey]*line
@@ -79,11 +79,12 @@ func (d *Deliverer) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		d.mu.Lock()
-		old, next := d.pool.expired(time.Now().Add(-d.limits.Lease))
+		lease := d.limits.Lease
+		old, next := d.pool.expired(time.Now().Add(-lease))
 		d.mu.Unlock()
 		d.retire(old)
 		if !next.IsZero() {
-			timer.Reset(time.Until(next.Add(d.limits.Lease)))
+			timer.Reset(time.Until(next.Add(lease)))
 		}
 	}
 	d.mu.Lock()
@@ -116,6 +117,31 @@ func (d *Deliverer) Add(a *Attempt) {
 	d.pending++
 	d.queueUp(l)
 	d.dispatch()
+}
+
+// Reload puts new limits into force and lets nothing live on that was learned under
+// the old configuration: idle workers end now, busy ones after the deliveries they
+// have, and users are looked up anew.
+func (d *Deliverer) Reload(l Limits) {
+	d.mu.Lock()
+	d.limits = l.withDefaults()
+	d.pool.max = d.limits.MaxWorkers
+	old := d.pool.drain()
+	clear(d.pool.bySpec)
+	clear(d.infos)
+	for _, l := range d.lines {
+		d.queueUp(l)
+	}
+	d.dispatch()
+	d.mu.Unlock()
+	d.retire(old)
+}
+
+// timeout returns how long one step of an attempt may take.
+func (d *Deliverer) timeout() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.limits.Timeout
 }
 
 // Counts returns what is going on.
@@ -216,7 +242,7 @@ func (d *Deliverer) attempt(ctx context.Context, a *Attempt, who identity) (mda.
 	if who.as.UID == 0 && !(a.Mbox && a.Envelope.Exec == "") {
 		return permanent("MDA not allowed to deliver to: " + who.as.Name), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.limits.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.timeout())
 	defer cancel()
 	body, err := a.Open(ctx)
 	if err != nil {

@@ -72,7 +72,7 @@ func (p *pool) expired(before time.Time) (old []*hired, next time.Time) {
 	return old, time.Time{}
 }
 
-// drain takes out all workers. None is in use.
+// drain takes out all idle workers.
 func (p *pool) drain() (old []*hired) {
 	for p.idle.Len() > 0 {
 		w := p.idle.Front().Value.(*hired)
@@ -92,7 +92,8 @@ func (d *Deliverer) retire(old []*hired) {
 
 // hire returns the worker for s, starting it if there is none and ending the one
 // that is idle longest if there are too many. An attempt uses one worker, so with
-// MaxWorkers >= MaxSession there is always one idle when the pool is full.
+// MaxWorkers >= MaxSession there is always one idle when the pool is full, except
+// for a while after Reload lowered the limits.
 func (d *Deliverer) hire(ctx context.Context, s Spec) (*hired, error) {
 	d.mu.Lock()
 	var old []*hired
@@ -108,7 +109,7 @@ func (d *Deliverer) hire(ctx context.Context, s Spec) (*hired, error) {
 	}
 	fresh := w == nil
 	if fresh {
-		if d.pool.live >= d.pool.max {
+		if d.pool.live >= d.pool.max && d.pool.idle.Len() > 0 {
 			lru := d.pool.idle.Front().Value.(*hired)
 			d.pool.forget(lru)
 			old = append(old, lru)

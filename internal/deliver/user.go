@@ -54,7 +54,7 @@ func (d *Deliverer) remember(k lineKey, who identity) {
 // lookUp finds out whose rights the deliveries of a line have. The result is zero
 // when that is known.
 func (d *Deliverer) lookUp(ctx context.Context, k lineKey) (who identity, r mda.Result, cause error) {
-	ctx, cancel := context.WithTimeout(ctx, d.limits.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.timeout())
 	defer cancel()
 	if k.user == "" && k.runAs == "" {
 		return who, permanent("Permanent failure in user lookup"), errors.New("neither a recipient nor the action names a user")

@@ -33,6 +33,7 @@ type Collector struct {
 	groups map[groupKey]*pending
 	order  []*pending // in the order in which they began
 	full   []Group
+	wake   time.Time // no group is ready before; zero: none waits
 }
 
 type groupKey struct {
@@ -63,7 +64,8 @@ func NewCollector(window time.Duration, max int) *Collector {
 	return &Collector{window: window, max: max, groups: map[groupKey]*pending{}}
 }
 
-// Add takes a notice and returns when its group is ready: at once when it is full.
+// Add takes a notice and returns when to call Take: now when a group is full, else
+// not after the first group is ready.
 func (c *Collector) Add(n Notice, now time.Time) time.Time {
 	e := n.Envelope
 	k := groupKey{
@@ -82,9 +84,13 @@ func (c *Collector) Add(n Notice, now time.Time) time.Time {
 		c.full = append(c.full, p.group)
 		delete(c.groups, k)
 		p.group.Notices = nil // dropped from order by the next Take
+		c.wake = now
 		return now
 	}
-	return c.due(p)
+	if at := c.due(p); c.wake.IsZero() || at.Before(c.wake) {
+		c.wake = at
+	}
+	return c.wake
 }
 
 // due returns when a group is ready.
@@ -116,7 +122,7 @@ func (c *Collector) Take(now time.Time) (ready []Group, wake time.Time) {
 		}
 	}
 	clear(c.order[len(rest):])
-	c.order = rest
+	c.order, c.wake = rest, wake
 	return ready, wake
 }
 

@@ -87,8 +87,8 @@ func TestThousandFailuresMakeOneGroup(t *testing.T) {
 	c := NewCollector(0, 0)
 	at := now
 	for n := range uint32(999) {
-		if got := c.Add(notice(1, n+1, ann), at); !got.Equal(at.Add(time.Second)) {
-			t.Fatalf("notice %d: group ready at %v, want a second later", n, got)
+		if got := c.Add(notice(1, n+1, ann), at); !got.Equal(now.Add(time.Second)) {
+			t.Fatalf("notice %d: look again at %v, want a second after the first", n, got)
 		}
 		at = at.Add(time.Millisecond)
 	}
@@ -101,6 +101,24 @@ func TestThousandFailuresMakeOneGroup(t *testing.T) {
 	g, wake := c.Take(at)
 	if len(g) != 1 || len(g[0].Notices) != 1000 || !wake.IsZero() || c.Len() != 0 {
 		t.Errorf("%d groups, wake %v, %d left; want one of 1000", len(g), wake, c.Len())
+	}
+}
+
+// A caller that always waits for the time Add returned last misses no group.
+func TestOtherGroupsDoNotPutOffTheFirst(t *testing.T) {
+	t.Parallel()
+	c := NewCollector(time.Second, 1000)
+	at := now
+	for n := range envelope.MsgID(100) {
+		wake := c.Add(notice(n+1, 1, ann), at)
+		if wake.After(now.Add(time.Second)) {
+			t.Fatalf("after %v: look again at %v, but the first group is ready after 1 s", at.Sub(now), wake)
+		}
+		at = at.Add(5 * time.Millisecond)
+	}
+	g, wake := c.Take(now.Add(time.Second))
+	if len(g) != 1 || !wake.Equal(now.Add(1005*time.Millisecond)) {
+		t.Errorf("%d groups, wake %v; want one, and the second 5 ms later", len(g), wake.Sub(now))
 	}
 }
 

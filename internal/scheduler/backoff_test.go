@@ -72,8 +72,8 @@ func TestRetryTimeIsNeverPast(t *testing.T) {
 
 func TestStoredTimeOfTheNextAttemptCounts(t *testing.T) {
 	t.Parallel()
-	now := created.Add(10 * time.Hour)
-	stored := now.Add(7 * time.Minute)
+	now := created.Add(9 * time.Hour)
+	stored := created.Add(10 * time.Hour)
 	for _, tt := range []struct {
 		name string
 		e    envelope.Envelope
@@ -82,18 +82,19 @@ func TestStoredTimeOfTheNextAttemptCounts(t *testing.T) {
 		{"stored", envelope.Envelope{Retry: 2, NextTry: stored}, stored},
 		{"failed, nothing stored: overdue", envelope.Envelope{Retry: 2}, created.Add(1600 * time.Second)},
 		{"never tried: since creation", envelope.Envelope{}, created},
-		{"created in the future: now", envelope.Envelope{Created: now.Add(time.Hour)}, now},
 	} {
-		tt.e.ID, tt.e.Type, tt.e.TTL = 7, envelope.MTA, time.Hour
-		if tt.e.Created.IsZero() {
-			tt.e.Created = created
-		}
+		tt.e.ID, tt.e.Type, tt.e.Created, tt.e.TTL = 7, envelope.MTA, created, time.Hour
 		it := Backoff{}.Item(&tt.e, now)
 		if !it.Next.Equal(tt.want) {
 			t.Errorf("%s: next %v, want %v", tt.name, it.Next, tt.want)
 		}
-		if it.ID != 7 || it.Type != envelope.MTA || it.Retry != tt.e.Retry || !it.Expires.Equal(tt.e.Created.Add(time.Hour)) {
+		if it.ID != 7 || it.Type != envelope.MTA || it.Retry != tt.e.Retry || !it.Expires.Equal(created.Add(time.Hour)) {
 			t.Errorf("%s: item %+v", tt.name, it)
 		}
+	}
+	// The clock was set back: not an hour from now, but now.
+	e := envelope.Envelope{Created: now.Add(time.Hour)}
+	if it := (Backoff{}).Item(&e, now); !it.Next.Equal(now) {
+		t.Errorf("created in the future: next %v, want now", it.Next)
 	}
 }

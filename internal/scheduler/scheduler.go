@@ -15,7 +15,7 @@ type Item struct {
 	Type    envelope.Type
 	Created time.Time
 	Expires time.Time // when it is given up; zero: never
-	Next    time.Time // when it is due; zero: at once
+	Next    time.Time // when it is due; zero: at once, as if due since Created
 	Retry   uint32    // temporary failures so far
 }
 

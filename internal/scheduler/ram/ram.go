@@ -149,6 +149,14 @@ func (s *Schedule) insert(it *scheduler.Item) {
 	}
 	e.id, e.typ, e.retry = it.ID, it.Type, it.Retry
 	e.created, e.expires, e.next = millis(it.Created), math.MaxInt64, ceilMillis(it.Next)
+	if it.Next.IsZero() {
+		// In line with the retries, so that a flood of new mail does not starve them;
+		// but not later than now should the clock have been set back.
+		e.next = e.created
+		if s.now != math.MinInt64 {
+			e.next = min(e.next, s.now)
+		}
+	}
 	if !it.Expires.IsZero() {
 		e.expires = ceilMillis(it.Expires)
 	}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(Limits) scheduler.Backend) {
 		test func(*suite)
 	}{
 		{"due envelopes are handed out in the order of their times", dueInOrder},
+		{"new mail does not overtake what waits longer", newMail},
 		{"wake tells when to ask again", wakeTime},
 		{"types are interleaved and none starves", interleaved},
 		{"an envelope in flight is not handed out again", notTwice},
@@ -141,6 +142,21 @@ func dueInOrder(s *suite) {
 	s.expect(s.next(10), "")
 	s.now = s.now.Add(time.Millisecond)
 	s.expect(s.next(10), "+1.1")
+}
+
+func newMail(s *suite) {
+	s.expect(s.next(1), "")
+	fresh := func(i envelope.ID, created time.Duration) {
+		it := s.item(i, envelope.MTA, 0)
+		it.Created, it.Next = s.now.Add(created), time.Time{}
+		s.Insert(it)
+	}
+	fresh(id(1, 1), -time.Second)
+	s.Insert(s.item(id(2, 1), envelope.MTA, -2*time.Second))
+	fresh(id(3, 1), time.Hour) // the clock was set back
+	s.Insert(s.item(id(4, 1), envelope.MTA, time.Millisecond))
+	fresh(id(5, 1), -3*time.Second)
+	s.expect(s.next(10), "+5.1 +2.1 +1.1 +3.1")
 }
 
 func wakeTime(s *suite) {
