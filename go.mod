@@ -10,6 +10,7 @@ require (
 
 require (
 	github.com/go-crypt/x v0.4.16 // indirect
+	github.com/klauspost/compress v1.18.6
 	github.com/miekg/dns v1.1.73
 	golang.org/x/net v0.57.0 // indirect
 )

@@ -14,12 +14,9 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/vfs"
 )
 
-// maxStored bounds a stored envelope, in bytes, and a body read into memory: the
-// plain size and what an encoding may add.
-const (
-	maxStored     = envelope.MaxText + 4<<10
-	maxStoredBody = queue.InlineMax + 64<<10
-)
+// maxStored bounds a stored envelope, in bytes: the plain size and what an
+// encoding may add.
+const maxStored = envelope.MaxText + 4<<10
 
 // openFiles is the number of new files kept open to be synced together.
 const openFiles = 64
@@ -244,7 +241,12 @@ func (s *Store) openBody(id envelope.MsgID) (queue.Body, error) {
 	if err != nil {
 		return queue.Body{}, errors.Join(err, f.Close())
 	}
-	if s.o.Codec != nil {
+	var head [4]byte
+	n, err := f.ReadAt(head[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return queue.Body{}, errors.Join(err, f.Close())
+	}
+	if s.read.Encoded(head[:n]) {
 		return s.decodeBody(id, f, size)
 	}
 	if size <= queue.InlineMax {
@@ -265,7 +267,7 @@ func (s *Store) decodeBody(id envelope.MsgID, f vfs.File, size int64) (queue.Bod
 		return queue.Body{}, noSpace(err)
 	}
 	w := &spool{file: out}
-	err = s.o.Codec.DecodeStream(w, io.NewSectionReader(f, 0, size), id.String())
+	err = s.read.DecodeStream(w, io.NewSectionReader(f, 0, size), id.String())
 	if err == nil {
 		err = w.finish()
 	}

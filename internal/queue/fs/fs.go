@@ -38,6 +38,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
+	"github.com/opensmtpd/opensmtpd/internal/queue/codec"
 	"github.com/opensmtpd/opensmtpd/internal/vfs"
 )
 
@@ -52,7 +53,8 @@ type Options struct {
 	// Free returns the free fractions of the spool's file system. Nil: no reserve.
 	Free func() (space, inodes float64, err error)
 
-	// Codec compresses or encrypts bodies and envelopes. Nil: plain text.
+	// Codec compresses or encrypts bodies and envelopes. Nil: plain text, though
+	// what was compressed before is still read.
 	Codec Codec
 }
 
@@ -60,6 +62,8 @@ type Options struct {
 // content belongs (MSGID or EVPID): an encoding may bind the content to it.
 // Decoding passes through what was stored before the codec was turned on.
 type Codec interface {
+	// Encoded tells from the first 4 bytes whether content is encoded.
+	Encoded(head []byte) bool
 	// Encode appends the encoded src to dst.
 	Encode(dst, src []byte, name string) ([]byte, error)
 	// Decode appends the decoded src to dst. It fails when that exceeds max bytes.
@@ -81,6 +85,7 @@ const (
 type Store struct {
 	fs    vfs.FS
 	o     Options
+	read  Codec // never nil
 	j     *journal
 	dirs  dirSyncer
 	locks [64]sync.Mutex // by MsgID: removing envelopes and counting the rest
@@ -122,11 +127,19 @@ func Open(fsys vfs.FS, o Options) (*Store, error) {
 	}
 	s := &Store{
 		fs: fsys, o: o,
+		read:     o.Codec,
 		dirs:     dirSyncer{fs: fsys, next: map[string]*dirGroup{}},
 		reserved: map[envelope.MsgID]bool{},
 		counts:   map[envelope.MsgID]int{},
 		trash:    make(chan string, 1024),
 		closing:  make(chan struct{}),
+	}
+	if s.read == nil {
+		c, err := codec.New(codec.None, nil)
+		if err != nil {
+			return nil, fmt.Errorf("spool: %w", err)
+		}
+		s.read = c
 	}
 	for _, dir := range []string{"queue", "temporary", "corrupt", "journal"} {
 		if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
@@ -435,8 +448,8 @@ func (s *Store) encode(plain []byte, name string) ([]byte, error) {
 }
 
 func (s *Store) decode(stored []byte, name string, max int) ([]byte, error) {
-	if s.o.Codec == nil {
+	if !s.read.Encoded(stored) {
 		return stored, nil
 	}
-	return s.o.Codec.Decode(nil, stored, name, max)
+	return s.read.Decode(nil, stored, name, max)
 }

@@ -3,7 +3,6 @@ package fs
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"slices"
 	"sync"
 	"time"
@@ -152,7 +151,7 @@ type appended struct {
 // segment from reuse. eager records are written at once,
 // others within lazyFor.
 func (j *journal) append(k kind, payload []byte, eager bool) (appended, error) {
-	crc := crc32.Checksum(payload, castagnoli)
+	crc := crcOf(payload)
 	size := recordSize(len(payload))
 	tries := 0
 	j.mu.Lock()
@@ -279,7 +278,7 @@ func (j *journal) flush() bool {
 	oldest := j.oldestLive()
 	if oldest != j.oldest && b.seg.end+recordSize(9) <= j.size {
 		p := appendHex(nil, uint64(oldest), 8, '\n')
-		j.put(kindOldest, p, crc32.Checksum(p, castagnoli))
+		j.put(kindOldest, p, crcOf(p))
 		j.oldest = oldest
 	}
 	oldest = j.oldest

@@ -62,6 +62,9 @@ const (
 	crcAt     = headerLen - 9 // where the CRC begins in a header
 )
 
+// crcOf returns the CRC-32C of a payload.
+func crcOf(payload []byte) uint32 { return crc32.Checksum(payload, castagnoli) }
+
 // castagnoli is the table of CRC-32C, for which processors have instructions.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -28,6 +28,13 @@ import (
 //     batch, which nobody was promised.
 //   - New records go to a new segment, never behind old ones.
 
+// Numbers beyond these are not reached in centuries: a record that has them is not
+// ours, and would make the count overflow.
+const (
+	maxGen = 1 << 31
+	maxSeq = 1 << 62
+)
+
 // event is a valid record of a segment, with what its payload says.
 type event struct {
 	record
@@ -147,6 +154,9 @@ func (o *old) read(b []byte) {
 // parseEvent reads the payload of a record, and keeps nothing of its bytes.
 func parseEvent(r record) (event, bool) {
 	e := event{record: r, end: r.off + r.size()}
+	if r.gen > maxGen || r.seq > maxSeq || r.batch > r.seq {
+		return e, false
+	}
 	var ok bool
 	switch r.kind {
 	case kindMessage:
@@ -157,8 +167,11 @@ func parseEvent(r record) (event, bool) {
 		}
 		p.body = nil
 		e.message = p
-	case kindDeleted, kindMoved, kindOldest:
+	case kindDeleted, kindMoved:
 		e.numbers, ok = numbers(r.payload, 1)
+	case kindOldest:
+		e.numbers, ok = numbers(r.payload, 1)
+		ok = ok && e.numbers[0] <= uint64(r.gen)
 	case kindInvalid:
 		e.numbers, ok = numbers(r.payload, 2)
 	case kindDamaged:

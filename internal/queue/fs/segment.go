@@ -2,7 +2,6 @@ package fs
 
 import (
 	"fmt"
-	"hash/crc32"
 	"os"
 	"slices"
 
@@ -117,10 +116,10 @@ func (j *journal) begin(seg *segment) {
 	j.segs = append(j.segs, seg)
 	j.oldest = j.oldestLive()
 	p := appendHex(nil, uint64(j.oldest), 8, '\n')
-	j.put(kindOldest, p, crc32.Checksum(p, castagnoli))
+	j.put(kindOldest, p, crcOf(p))
 	redo := j.redo
 	for len(redo) > 0 && seg.end+recordSize(len(redo[0].payload))+spareRoom < j.size/2 {
-		j.put(redo[0].kind, redo[0].payload, crc32.Checksum(redo[0].payload, castagnoli))
+		j.put(redo[0].kind, redo[0].payload, crcOf(redo[0].payload))
 		redo = redo[1:]
 	}
 	j.redo = slices.Clone(redo)
