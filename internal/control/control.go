@@ -118,3 +118,14 @@ func (c *Client) Session(ctx context.Context) (net.Conn, error) {
 	}
 	return net.FileConn(files[0])
 }
+
+// DialSession connects to the socket at path and returns a connection that speaks
+// SMTP.
+func DialSession(ctx context.Context, path string) (net.Conn, error) {
+	c, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Session(ctx)
+}

@@ -20,15 +20,12 @@
 package submit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"mime"
-	"net"
 	"strings"
 	"time"
 
-	"github.com/opensmtpd/opensmtpd/internal/control"
 	"github.com/opensmtpd/opensmtpd/internal/header"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
@@ -42,17 +39,6 @@ var (
 	ErrNoRecipients      = errors.New("no recipients")
 	ErrTooManyRecipients = fmt.Errorf("more than %d recipients", maxRecipients)
 )
-
-// Dial connects to the daemon's socket at path and returns a connection that speaks
-// SMTP. The error wraps control.ErrNotRunning when there is no daemon.
-func Dial(ctx context.Context, path string) (net.Conn, error) {
-	c, err := control.Dial(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return c.Session(ctx)
-}
 
 // Request is what a command line asks for.
 type Request struct {
