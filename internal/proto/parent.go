@@ -67,6 +67,7 @@ type StatusReply struct {
 	ServerName string
 	Generation uint32
 	OneProcess bool
+	Verbose    VerboseRequest // the level of logging in force
 	Roles      []RoleStatus
 }
 

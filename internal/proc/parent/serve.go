@@ -77,7 +77,7 @@ func (p *Parent) systemAuth(ctx context.Context, req proto.SystemAuthRequest) (p
 func (p *Parent) status(context.Context, proto.Empty) (proto.StatusReply, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := proto.StatusReply{ServerName: p.config.ServerName, Generation: p.generation, OneProcess: p.OneProcess}
+	r := proto.StatusReply{ServerName: p.config.ServerName, Generation: p.generation, OneProcess: p.OneProcess, Verbose: p.verbose}
 	r.Roles = append(r.Roles, proto.RoleStatus{Role: proto.Parent, PID: os.Getpid(), Guarantees: fmt.Sprintf("uid=%d", os.Geteuid())})
 	for _, role := range order {
 		m := p.members[role]

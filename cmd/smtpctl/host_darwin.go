@@ -1,0 +1,11 @@
+package main
+
+import (
+	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/darwin"
+)
+
+// systemHost returns this machine's Host; fields of override replace its places.
+func systemHost(override platform.Paths) (platform.Host, error) {
+	return darwin.New(darwin.Config{Paths: override})
+}

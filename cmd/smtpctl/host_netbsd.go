@@ -1,0 +1,11 @@
+package main
+
+import (
+	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/netbsd"
+)
+
+// systemHost returns this machine's Host; fields of override replace its places.
+func systemHost(override platform.Paths) (platform.Host, error) {
+	return netbsd.New(netbsd.Config{Paths: override})
+}
