@@ -107,13 +107,13 @@ func openStore(c proto.QueueConfig) (queue.Store, error) {
 		MinFreeSpace: c.MinFreeSpace, MinFreeInodes: c.MinFreeInodes,
 		Free: func() (space, inodes float64, err error) { return diskspace.Free(dir) },
 	}
-	if c.Compression != "" || len(c.Key) > 0 {
-		coder, err := codec.New(c.Compression, c.Key)
-		if err != nil {
-			return nil, err
-		}
-		o.Codec = coder
+	// The codec is there even when it has nothing to do: it reads what was compressed
+	// under an earlier configuration.
+	coder, err := codec.New(map[string]codec.Compression{"gzip": codec.Gzip, "zstd": codec.Zstd}[c.Compression], c.Key)
+	if err != nil {
+		return nil, err
 	}
+	o.Codec = coder
 	return fs.Open(vfs.OS(dir), o)
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -140,16 +143,17 @@ func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identi
 		if !pkiUsed(c, p.Name) {
 			continue
 		}
-		pair, err := tlsconf.Load(p.Cert, p.Key)
+		chain, key, err := loadPKI(p)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s:%d: pki %s: %w", p.Pos.File, p.Pos.Line, p.Name, err))
 			continue
 		}
-		d.Certificates = append(d.Certificates, proto.Certificate{Name: p.Name, KeyName: fmt.Sprintf("%s@%d", p.Name, serial), PEM: pair.Chain})
-		out.Key.Keys = append(out.Key.Keys, proto.Named{Name: fmt.Sprintf("%s@%d", p.Name, serial), PEM: pair.Key})
+		name := fmt.Sprintf("%s@%d", p.Name, serial)
+		d.Certificates = append(d.Certificates, proto.Certificate{Name: p.Name, KeyName: name, PEM: chain})
+		out.Key.Keys = append(out.Key.Keys, proto.Named{Name: name, PEM: key})
 	}
 	for _, a := range c.CAs {
-		pem, err := readBounded(a.Cert)
+		pem, err := tlsconf.ReadCA(a.Cert)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s:%d: ca %s: %w", a.Pos.File, a.Pos.Line, a.Name, err))
 			continue
@@ -179,6 +183,30 @@ func listenerSlice(l *config.Listener) proto.Listener {
 		ReceivedAuth: l.ReceivedAuth, NoDSN: l.NoDSN, Proxy: l.Proxy != config.NoProxy, ProxyV2Only: l.Proxy == config.ProxyV2,
 		ProxyFrom: l.ProxyFrom, Senders: l.Senders, Masquerade: l.Masquerade,
 	}
+}
+
+// loadPKI reads a certificate and its key, and checks that they belong together.
+// The key is returned in PEM for the key process.
+func loadPKI(p *config.PKI) (chain, key []byte, err error) {
+	if chain, err = tlsconf.ReadChain(p.Cert); err != nil {
+		return nil, nil, err
+	}
+	private, err := tlsconf.ReadKey(p.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	signer, err := tlsconf.NewSigner(p.Name, chain, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if public, ok := private.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(signer.Public()) {
+		return nil, nil, fmt.Errorf("the key in %s is not that of the certificate in %s", p.Key, p.Cert)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // pkiUsed tells whether a listener presents the certificate.

@@ -264,7 +264,7 @@ type SMTPConfig struct {
 	MaxMessageSize       int64  // bytes, 36700160
 	SubAddrDelim         string // one character, "+"
 	MaxSessions          int    // at a time; 0: derived from the limit of descriptors
-	MaxSessionsPerSource int    // at a time from one address, 100; 0: unlimited
+	MaxSessionsPerSource int    // at a time from one address, 256; 0: unlimited
 	MaxErrors            int    // failed commands before a session is closed, 20; 0: unlimited
 	MaxAuthFailures      int    // failed AUTH before a session is closed, 5; 0: unlimited
 	MinRate              int    // bytes per second a client must send on average in DATA, 100; 0: any

@@ -29,7 +29,7 @@ func defaults(serverName string) *Config {
 			MaxRcpt:              1000,
 			MaxMessageSize:       35 << 20,
 			SubAddrDelim:         "+",
-			MaxSessionsPerSource: 100,
+			MaxSessionsPerSource: 256,
 			MaxErrors:            20,
 			MaxAuthFailures:      5,
 			MinRate:              100,

@@ -41,13 +41,12 @@ var (
 	Sign = imsg.Method[SignRequest, SignReply]{ID: 0x0701, Name: "key.sign"}
 )
 
-// SignRequest names a key and what to sign; Hash and PSS are crypto/tls's choice.
+// SignRequest names a key and what to sign; see tlsconf.SignRequest.
 type SignRequest struct {
-	PKI     string
-	Hash    uint   // crypto.Hash, 0 for Ed25519
-	PSSSalt int    // salt length of RSA-PSS as crypto/rsa has it
-	PSS     bool   // RSA-PSS instead of PKCS #1 v1.5
-	Digest  []byte // the message itself for Ed25519
+	Key    string
+	Hash   uint32
+	PSS    bool
+	Digest []byte
 }
 
 // SignReply holds the signature.

@@ -52,13 +52,17 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 	if len(files) != len(c.Listeners) {
 		return nil, fmt.Errorf("%d sockets for %d listeners", len(files), len(c.Listeners))
 	}
-	keys := d.keyring(c)
+	keys, err := d.keyring(c)
+	if err != nil {
+		return nil, err
+	}
 	for i := range c.Listeners {
 		cfg, err := g.sessionConfig(c, &c.Listeners[i], keys)
 		if err != nil {
 			return nil, fmt.Errorf("listener %s: %w", c.Listeners[i].Address, err)
 		}
 		l := &listener{file: files[i], config: cfg}
+		l.options.Failed = func(err error) { d.p.Log.Warnf("accept: %v", err) }
 		l.options.Config = func() *server.Config { return cfg }
 		if o := &c.Listeners[i]; o.Proxy {
 			l.options.Proxy = true
@@ -84,7 +88,6 @@ func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener,
 		Submission: l.Local || l.Port == 587 || l.Port == 465, Masquerade: l.Masquerade,
 		MaskSource: l.MaskSource, ReceivedAuth: l.ReceivedAuth, NoDSN: l.NoDSN,
 		MaxSize: c.MaxMessageSize, MaxRcpt: c.MaxRcpt, MaxMails: c.MaxMails, MaxErrors: c.MaxErrors, MinRate: int64(c.MinRate),
-		AuthDelay: authDelay,
 	}
 	if cfg.Name == "" {
 		cfg.Name = c.ServerName
@@ -110,12 +113,6 @@ func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener,
 	cfg.Ended = func(*server.Session) { g.sessionEnded() }
 	cfg.MaxAuthFailures = c.MaxAuthFailures
 	return cfg, nil
-}
-
-// authDelay makes guessing slow within one session; lookup keeps the count by
-// source across sessions.
-func authDelay(failures int) time.Duration {
-	return min(time.Duration(failures)*time.Second, 8*time.Second)
 }
 
 // listen starts accepting on all sockets.

@@ -151,8 +151,7 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 	g := l.generation(req.Generation)
 	list, err := g.expander.Expand(ctx, &req.Facts)
 	if err != nil {
-		var e *expand.Error
-		if !req.Bounce || !errors.As(err, &e) || e.Rule() != "" {
+		if !req.Bounce || !errors.Is(err, expand.ErrNoRule) {
 			return proto.ExpandReply{}, proto.Refuse(err)
 		}
 		// No rule speaks of our own report: it is relayed by MX, not lost.

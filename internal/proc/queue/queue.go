@@ -104,6 +104,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 			return proto.SetupReply{}, errors.New("queue compression and encryption change with a restart only")
 		}
 		q.config.Store(next)
+		q.deliver.Reload(deliverLimits(&c))
 		q.p.Log.SetVerbose(c.Verbose)
 		return proto.SetupReply{}, nil
 	}
@@ -122,9 +123,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	q.sched = ram.New(ram.Limits{MaxInFlight: c.MaxInflight})
 	q.config.Store(next)
 	q.p.Log.SetVerbose(c.Verbose)
-	q.deliver = deliver.New(deliver.Limits{
-		MaxSession: c.MaxSession, MaxSessionPerUser: c.MaxPerUser, HiWat: c.TaskHiwat, LoWat: c.TaskLowat, Release: c.TaskRelease,
-	}, users{q}, workers{q}, desk{q})
+	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})
 	q.bounces = newBouncer(q)
 	if c.PauseMDA {
 		q.sched.Pause(envelope.MDA, true)
@@ -133,6 +132,12 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 		q.sched.Pause(envelope.MTA, true)
 	}
 	return reply, nil
+}
+
+func deliverLimits(c *proto.QueueConfig) deliver.Limits {
+	return deliver.Limits{
+		MaxSession: c.MaxSession, MaxSessionPerUser: c.MaxPerUser, HiWat: c.TaskHiwat, LoWat: c.TaskLowat, Release: c.TaskRelease,
+	}
 }
 
 // Start implements proc.Role.

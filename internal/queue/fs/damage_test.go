@@ -353,7 +353,7 @@ func TestReserveOfFreeSpaceIsKept(t *testing.T) {
 		{"few inodes", 0.5, 0.04, true},
 	} {
 		o := crashOptions
-		o.MinFree = 0.05
+		o.MinFreeSpace, o.MinFreeInodes = 0.05, 0.05
 		o.Free = func() (float64, float64, error) { return tt.space, tt.inodes, nil }
 		s := open(t, vfs.NewMem(), o)
 		_, err := s.NewID(t.Context())
