@@ -302,6 +302,7 @@ type parser struct {
 	version           int64
 	escClass, escCode int64
 	seen              uint64 // bit i: keys[i] was there
+	next              int    // in keys: where the next line's key is likely
 }
 
 // finish checks what can only be checked with all keys read.
@@ -329,7 +330,8 @@ func (p *parser) line(line string) error {
 	}
 	name = strings.TrimRight(name, " \t")
 	value = strings.TrimPrefix(value, " ")
-	for i := range keys {
+	for n := range keys {
+		i := (p.next + n) % len(keys)
 		k := &keys[i]
 		if len(name) != len(k.name) || !strings.EqualFold(name, k.name) {
 			continue
@@ -338,6 +340,7 @@ func (p *parser) line(line string) error {
 			return &fieldError{k.name, "is repeated"}
 		}
 		p.seen |= 1 << i
+		p.next = i + 1
 		if !k.set(p, value) {
 			return &fieldError{k.name, fmt.Sprintf("has the bad value %.80q", value)}
 		}

@@ -230,6 +230,33 @@ func (c *client) checkMessage(s *Store, id envelope.MsgID, p *promise, found map
 	}
 }
 
+// finish deletes all that is left, and looks that none of it comes back.
+func (c *client) finish(fsys vfs.FS, found map[envelope.ID]uint32, when string) {
+	c.t.Helper()
+	s, err := Open(fsys, crashOptions)
+	if err != nil {
+		c.t.Fatalf("%s: %v", when, err)
+	}
+	for evp := range found {
+		if err := s.Delete(c.t.Context(), evp); err != nil {
+			c.t.Errorf("%s: %v", when, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		c.t.Errorf("%s: %v", when, err)
+	}
+	s, err = Open(fsys, crashOptions)
+	if err != nil {
+		c.t.Fatalf("%s: %v", when, err)
+	}
+	if left := queuetest.Contents(c.t, s); len(left) > 0 {
+		c.t.Errorf("%s: %d envelopes came back after their deletion", when, len(left))
+	}
+	if err := s.Close(); err != nil {
+		c.t.Errorf("%s: %v", when, err)
+	}
+}
+
 func newClient(t *testing.T, fsys vfs.FS) *client {
 	c := &client{t: t, promises: map[envelope.MsgID]*promise{}}
 	c.s, _ = Open(fsys, crashOptions)
@@ -269,6 +296,7 @@ func TestStopAfterEveryOperation(t *testing.T) {
 			if !maps.Equal(first, again) {
 				t.Errorf("%s: %d envelopes, opened again %d", when, len(first), len(again))
 			}
+			c.finish(left, again, when)
 		}
 		if t.Failed() {
 			return
