@@ -12,7 +12,8 @@
 //	02             AES-256-GCM of this package, below
 //	else           plain text
 //
-// Messages and envelopes begin with a letter, never with one of these bytes.
+// Plain text that begins with one of these is stored as gzip, whatever the
+// settings, so that it is never taken for something else.
 //
 // Form 02 is the byte 02, a random salt of 16 bytes, and chunks of 64 KiB of
 // plain text, the last one shorter (perhaps empty), each followed by a tag of 16
@@ -94,6 +95,9 @@ func New(c Compression, key []byte) (*Codec, error) {
 
 // Encode appends src, encoded for the place name, to dst.
 func (c *Codec) Encode(dst, src []byte, name string) ([]byte, error) {
+	if c.compression == None && len(c.key) == 0 && !c.Encoded(src) {
+		return append(dst, src...), nil
+	}
 	b := bytes.NewBuffer(dst)
 	if err := c.EncodeStream(b, bytes.NewReader(src), name); err != nil {
 		return nil, err
@@ -150,6 +154,18 @@ func compressed(b []byte) Compression {
 
 // EncodeStream writes r, encoded for the place name, to w.
 func (c *Codec) EncodeStream(w io.Writer, r io.Reader, name string) error {
+	compression := c.compression
+	if compression == None {
+		in := bufio.NewReaderSize(r, 4096)
+		head, err := in.Peek(4)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if c.Encoded(head) {
+			compression = Gzip
+		}
+		r = in
+	}
 	closers := []io.Closer{}
 	if len(c.key) > 0 {
 		s, err := c.newSealer(w, name)
@@ -159,7 +175,7 @@ func (c *Codec) EncodeStream(w io.Writer, r io.Reader, name string) error {
 		w = s
 		closers = append(closers, s)
 	}
-	switch c.compression {
+	switch compression {
 	case Gzip:
 		z, _ := c.gzips.Get().(*gzip.Writer)
 		if z == nil {

@@ -54,6 +54,26 @@ func TestContentOfAnySizeReadsBack(t *testing.T) {
 	}
 }
 
+func TestTextThatLooksEncodedReadsBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range all(t) {
+		for _, text := range []string{"\x01text", "\x02", "\x1f\x8b", "\x1f\x8b\x08 is no gzip", "\x28\xb5\x2f\xfd and so on", "\x28\xb5"} {
+			b, err := c.Encode(nil, []byte(text), "x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for other, d := range all(t) {
+				if len(c.key) > 0 && len(d.key) == 0 {
+					continue
+				}
+				if got, err := d.Decode(nil, b, "x", 100); err != nil || string(got) != text {
+					t.Errorf("%q stored by %s, read by %s: %q, %v", text, name, other, got, err)
+				}
+			}
+		}
+	}
+}
+
 func TestSpoolStaysReadableWhenSettingsChange(t *testing.T) {
 	t.Parallel()
 	text := []byte("version: 4\ntype: mta\n")

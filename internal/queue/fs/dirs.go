@@ -118,20 +118,21 @@ func (s *Store) commitDirs(m *queue.Message) error {
 
 // takeSpilled makes the spilled body the file name, synced.
 func (s *Store) takeSpilled(id envelope.MsgID, name string) error {
-	if s.o.Codec == nil {
-		f, err := s.fs.OpenFile(spillName(id), os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	in, err := s.fs.OpenFile(spillName(id), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	var head [4]byte
+	n, err := in.ReadAt(head[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return errors.Join(err, in.Close())
+	}
+	if s.plain(head[:n]) {
+		if err := errors.Join(in.Sync(), in.Close()); err != nil {
 			return err
 		}
 		// Linked, not renamed, so that a commit that fails can be discarded.
 		return s.fs.Link(spillName(id), name)
-	}
-	in, err := s.fs.OpenFile(spillName(id), os.O_RDONLY, 0)
-	if err != nil {
-		return err
 	}
 	size, err := in.Size()
 	if err != nil {
@@ -141,7 +142,7 @@ func (s *Store) takeSpilled(id envelope.MsgID, name string) error {
 	if err != nil {
 		return errors.Join(err, in.Close())
 	}
-	err = s.o.Codec.EncodeStream(out, io.NewSectionReader(in, 0, size), id.String())
+	err = s.codec.EncodeStream(out, io.NewSectionReader(in, 0, size), id.String())
 	if err == nil {
 		err = out.Sync()
 	}
@@ -246,7 +247,7 @@ func (s *Store) openBody(id envelope.MsgID) (queue.Body, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return queue.Body{}, errors.Join(err, f.Close())
 	}
-	if s.read.Encoded(head[:n]) {
+	if s.codec.Encoded(head[:n]) {
 		return s.decodeBody(id, f, size)
 	}
 	if size <= queue.InlineMax {
@@ -267,7 +268,7 @@ func (s *Store) decodeBody(id envelope.MsgID, f vfs.File, size int64) (queue.Bod
 		return queue.Body{}, noSpace(err)
 	}
 	w := &spool{file: out}
-	err = s.read.DecodeStream(w, io.NewSectionReader(f, 0, size), id.String())
+	err = s.codec.DecodeStream(w, io.NewSectionReader(f, 0, size), id.String())
 	if err == nil {
 		err = w.finish()
 	}

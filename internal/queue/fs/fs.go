@@ -85,7 +85,7 @@ const (
 type Store struct {
 	fs    vfs.FS
 	o     Options
-	read  Codec // never nil
+	codec Codec // never nil
 	j     *journal
 	dirs  dirSyncer
 	locks [64]sync.Mutex // by MsgID: removing envelopes and counting the rest
@@ -127,19 +127,19 @@ func Open(fsys vfs.FS, o Options) (*Store, error) {
 	}
 	s := &Store{
 		fs: fsys, o: o,
-		read:     o.Codec,
+		codec:    o.Codec,
 		dirs:     dirSyncer{fs: fsys, next: map[string]*dirGroup{}},
 		reserved: map[envelope.MsgID]bool{},
 		counts:   map[envelope.MsgID]int{},
 		trash:    make(chan string, 1024),
 		closing:  make(chan struct{}),
 	}
-	if s.read == nil {
+	if s.codec == nil {
 		c, err := codec.New(codec.None, nil)
 		if err != nil {
 			return nil, fmt.Errorf("spool: %w", err)
 		}
-		s.read = c
+		s.codec = c
 	}
 	for _, dir := range []string{"queue", "temporary", "corrupt", "journal"} {
 		if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
@@ -439,17 +439,23 @@ func notFound(err error) error {
 	return err
 }
 
-// encode and decode apply the codec, if there is one.
+// plain tells whether content that begins with head is stored as it is: there is
+// no codec, and it does not look encoded.
+func (s *Store) plain(head []byte) bool { return s.o.Codec == nil && !s.codec.Encoded(head) }
+
+// encode returns content as it is stored.
 func (s *Store) encode(plain []byte, name string) ([]byte, error) {
-	if s.o.Codec == nil {
+	if s.plain(plain) {
 		return plain, nil
 	}
-	return s.o.Codec.Encode(nil, plain, name)
+	return s.codec.Encode(nil, plain, name)
 }
 
+// decode is the inverse of encode.
+
 func (s *Store) decode(stored []byte, name string, max int) ([]byte, error) {
-	if !s.read.Encoded(stored) {
+	if !s.codec.Encoded(stored) {
 		return stored, nil
 	}
-	return s.read.Decode(nil, stored, name, max)
+	return s.codec.Decode(nil, stored, name, max)
 }

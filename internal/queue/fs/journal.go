@@ -508,7 +508,7 @@ func (s *Store) messagePayload(dst []byte, m *queue.Message) ([]byte, error) {
 		if err != nil {
 			return e.ID, nil, err
 		}
-		dst, err = s.o.Codec.Encode(dst, text, e.ID.String())
+		dst, err = s.codec.Encode(dst, text, e.ID.String())
 		return e.ID, dst, err
 	}, body)
 }

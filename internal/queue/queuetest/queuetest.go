@@ -27,6 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) queue.Store) {
 		{"a committed message reads back", committed},
 		{"sizes up to the largest inline body", sizes},
 		{"a spilled message reads back", spilled},
+		{"a body is any bytes", anyBytes},
 		{"many recipients", manyRecipients},
 		{"updates stay", updates},
 		{"the message goes with its last envelope", deletion},
@@ -200,6 +201,29 @@ func spilled(t *testing.T, s queue.Store) {
 		if _, err := s.Open(t.Context(), m.ID); !errors.Is(err, queue.ErrNotFound) {
 			t.Errorf("after the deletion of all: %v", err)
 		}
+	}
+}
+
+func anyBytes(t *testing.T, s queue.Store) {
+	for _, head := range []string{"\x01", "\x02", "\x1f\x8b\x08", "\x28\xb5\x2f\xfd", "\x00\xff\r\n", "=record= ", "message 00000001 envelopes"} {
+		m := Message(newID(t, s), 1, 0)
+		m.Body = []byte(head + " and more\n")
+		if err := s.Commit(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		check(t, s, m, m.Body)
+		big := Message(newID(t, s), 1, 0)
+		big.Body, big.Spilled = nil, true
+		f, err := s.Spill(t.Context(), big.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := append([]byte(head), Text(big.ID, queue.InlineMax)...)
+		_, err = f.Write(text)
+		if err := errors.Join(err, f.Close(), s.Commit(t.Context(), big)); err != nil {
+			t.Fatal(err)
+		}
+		check(t, s, big, text)
 	}
 }
 
