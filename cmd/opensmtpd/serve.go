@@ -76,7 +76,7 @@ func check(f *flags) int {
 		return fail(err)
 	}
 	warnings(c)
-	if _, err := cut(f, c, host.Paths(), identity{}, nil, 0); err != nil {
+	if _, err := cut(f, c, host.Paths(), identity{}, nil); err != nil {
 		return fail(err)
 	}
 	if f.verbose {
@@ -124,15 +124,14 @@ func serve(f *flags) int {
 
 // service is the daemon's parent process.
 type service struct {
-	flags  *flags
-	host   platform.Host
-	out    *output
-	log    *proc.Log
-	exe    string
-	root   bool
-	id     identity
-	key    []byte // of the queue's encryption
-	serial int    // of the configuration
+	flags *flags
+	host  platform.Host
+	out   *output
+	log   *proc.Log
+	exe   string
+	root  bool
+	id    identity
+	key   []byte // of the queue's encryption
 }
 
 func (s *service) run(c *config.Config) error {
@@ -150,7 +149,7 @@ func (s *service) run(c *config.Config) error {
 	if err := prepareSpool(paths, s.id); err != nil {
 		return err
 	}
-	cfg, err := cut(s.flags, c, paths, s.id, s.key, s.serial)
+	cfg, err := cut(s.flags, c, paths, s.id, s.key)
 	if err != nil {
 		return err
 	}
@@ -223,8 +222,7 @@ func (s *service) reload() (*parent.Config, error) {
 	} else if key == nil {
 		return nil, errors.New("queue encryption changes with a restart only")
 	}
-	s.serial++
-	return cut(s.flags, c, s.host.Paths(), s.id, key, s.serial)
+	return cut(s.flags, c, s.host.Paths(), s.id, key)
 }
 
 // signals makes INT and TERM end the service, and HUP reload it.

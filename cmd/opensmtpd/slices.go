@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -32,9 +33,8 @@ func (id identity) confinement(u platform.User, root string) proto.Confinement {
 	return proto.Confinement{Root: root, UID: u.UID, GID: u.GID}
 }
 
-// cut cuts a configuration into what each process is told. serial makes the
-// names of keys differ from those of an earlier configuration.
-func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []byte, serial int) (*parent.Config, error) {
+// cut cuts a configuration into what each process is told.
+func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []byte) (*parent.Config, error) {
 	verbose := proto.VerboseRequest{Debug: f.verbose, Trace: f.trace}
 	out := &parent.Config{
 		ServerName: c.ServerName,
@@ -59,7 +59,7 @@ func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []by
 	if out.Queue, err = queueSlice(f, c, paths, id, key); err != nil {
 		return nil, err
 	}
-	if err := dispatcherSlice(f, c, paths, id, out, serial); err != nil {
+	if err := dispatcherSlice(f, c, paths, id, out); err != nil {
 		return nil, err
 	}
 	out.Dispatcher.Verbose, out.Lookup.Verbose, out.Queue.Verbose = verbose, verbose, verbose
@@ -120,7 +120,7 @@ func queueSlice(f *flags, c *config.Config, paths platform.Paths, id identity, k
 
 // dispatcherSlice resolves listeners and loads certificates and keys. It fills in
 // the keys' slice as well.
-func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identity, out *parent.Config, serial int) error {
+func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identity, out *parent.Config) error {
 	d := &out.Dispatcher
 	*d = proto.DispatcherConfig{
 		Confine: id.confinement(id.smtp, paths.Empty), ServerName: c.ServerName, Ciphers: c.SMTP.Ciphers,
@@ -148,7 +148,10 @@ func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identi
 			errs = append(errs, fmt.Errorf("%s:%d: pki %s: %w", p.Pos.File, p.Pos.Line, p.Name, err))
 			continue
 		}
-		name := fmt.Sprintf("%s@%d", p.Name, serial)
+		// A renewed certificate has another key name than the one before, which sessions
+		// may still be using.
+		sum := sha256.Sum256(chain)
+		name := fmt.Sprintf("%s@%x", p.Name, sum[:8])
 		d.Certificates = append(d.Certificates, proto.Certificate{Name: p.Name, KeyName: name, PEM: chain})
 		out.Key.Keys = append(out.Key.Keys, proto.Named{Name: name, PEM: key})
 	}

@@ -180,7 +180,7 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 		}
 		return proto.ExpandReply{}, err
 	}
-	return proto.ExpandReply{IDs: reply.IDs}, nil
+	return proto.ExpandReply(reply), nil
 }
 
 func (l *Lookup) reverseName(ctx context.Context, req proto.ReverseRequest) (proto.ReverseReply, error) {

@@ -68,7 +68,7 @@ type Parent struct {
 
 	mu         sync.Mutex // guards what follows
 	config     *Config
-	previous   *Config // kept for sessions that run under it
+	oldKeys    []proto.Named // of earlier configurations, for the sessions that run under them
 	generation uint32
 	members    map[proto.Role]*member
 	listeners  map[string]*net.TCPListener // by address

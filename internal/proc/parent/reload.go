@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
@@ -27,14 +28,15 @@ func (p *Parent) Reload(ctx context.Context) error {
 		return err
 	}
 	maps.Copy(p.listeners, fresh)
-	old, oldPrevious := p.config, p.previous
-	p.previous, p.config = old, next
+	old := p.config
+	p.keepKeys(old.Key.Keys)
+	p.config = next
 	p.generation++
 	p.mu.Unlock()
 
 	if err := p.configureAll(ctx); err != nil {
 		p.mu.Lock()
-		p.previous, p.config = oldPrevious, old
+		p.config = old
 		p.generation++
 		p.mu.Unlock()
 		if back := p.configureAll(ctx); back != nil {
@@ -47,6 +49,18 @@ func (p *Parent) Reload(ctx context.Context) error {
 	p.dropListeners(next)
 	p.Log.Infof("configuration reloaded")
 	return nil
+}
+
+// maxOldKeys bounds the keys kept for sessions of earlier configurations.
+const maxOldKeys = 64
+
+// keepKeys remembers keys that sessions may still be using. The mutex is held.
+func (p *Parent) keepKeys(keys []proto.Named) {
+	for _, k := range keys {
+		p.oldKeys = slices.DeleteFunc(p.oldKeys, func(o proto.Named) bool { return o.Name == k.Name })
+		p.oldKeys = append(p.oldKeys, k)
+	}
+	p.oldKeys = p.oldKeys[max(0, len(p.oldKeys)-maxOldKeys):]
 }
 
 // configureAll sends every role that is up its slice; the dispatcher last, when

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
@@ -191,9 +192,7 @@ func (p *Parent) configure(ctx context.Context, m *member) error {
 	case proto.Key:
 		k := c.Key
 		p.mu.Lock()
-		if p.previous != nil {
-			k.Keys = append(append([]proto.Named{}, k.Keys...), p.previous.Key.Keys...)
-		}
+		k.Keys = slices.Concat(p.oldKeys, k.Keys)
 		p.mu.Unlock()
 		reply, _, err = proto.SetupKey.Call(ctx, m.conn, k)
 	case proto.Control:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
@@ -48,9 +47,13 @@ func (q *Queue) list(ctx context.Context, req proto.ListRequest) (proto.ListRepl
 		reply.Entries = append(reply.Entries, proto.ListEntry{Envelope: *e, Status: s})
 	}
 	if req.From == 0 {
-		q.mu.Lock()
-		reply.Corrupt = slices.Clone(q.corrupt[:min(len(q.corrupt), listPage)])
-		q.mu.Unlock()
+		if s, ok := q.store.(interface{ Corrupt() ([]string, error) }); ok {
+			names, err := s.Corrupt()
+			if err != nil {
+				return reply, err
+			}
+			reply.Corrupt = names[:min(len(names), listPage)]
+		}
 	}
 	return reply, nil
 }

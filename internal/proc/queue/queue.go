@@ -40,12 +40,12 @@ type Queue struct {
 	deliver *deliver.Deliverer
 	bounces *bouncer
 
+	stopSchedule context.CancelFunc // no more attempts are started
+
 	mu           sync.Mutex // guards what follows
 	transactions map[envelope.MsgID]*transaction
 	watched      map[*imsg.Conn]struct{} // links whose end rolls transactions back
 	fresh        map[envelope.ID]*envelope.Envelope
-	corrupt      []string
-	stopped      bool
 }
 
 // config is a configuration with its actions by name.
@@ -141,19 +141,28 @@ func deliverLimits(c *proto.QueueConfig) deliver.Limits {
 }
 
 // Start implements proc.Role.
-func (q *Queue) Start(context.Context) error {
+func (q *Queue) Start(ctx context.Context) error {
+	var schedule context.Context
+	schedule, q.stopSchedule = context.WithCancel(ctx)
 	q.p.Go(func(ctx context.Context) { _ = q.deliver.Run(ctx) })
 	q.p.Go(q.bounces.run)
 	q.p.Go(q.load)
-	q.p.Go(q.run)
+	q.p.Go(func(context.Context) { q.run(schedule) })
 	return nil
 }
 
-// Stop implements proc.Role: nothing new is started; what is durable is finished.
-func (q *Queue) Stop(context.Context) {
-	q.mu.Lock()
-	q.stopped = true
-	q.mu.Unlock()
+// Stop implements proc.Role: nothing new is started, and what is being delivered
+// may finish, so that it need not be done twice.
+func (q *Queue) Stop(ctx context.Context) {
+	q.stopSchedule()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ctx.Err() == nil && q.deliver.Counts().Running > 0 {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
 	if err := q.store.Close(); err != nil {
 		q.p.Log.Warnf("close the queue: %v", err)
 	}
@@ -170,9 +179,6 @@ func (q *Queue) load(ctx context.Context) {
 	err := q.store.Walk(ctx, func(e *envelope.Envelope, err error) error {
 		if err != nil {
 			q.p.Log.Warnf("queue: %v", err)
-			q.mu.Lock()
-			q.corrupt = append(q.corrupt, err.Error())
-			q.mu.Unlock()
 			return nil
 		}
 		if e.TTL <= 0 {
