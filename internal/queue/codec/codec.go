@@ -93,9 +93,12 @@ func New(c Compression, key []byte) (*Codec, error) {
 	return &Codec{compression: c, key: bytes.Clone(key)}, nil
 }
 
+// Idle tells that the codec neither compresses nor encrypts.
+func (c *Codec) Idle() bool { return c.compression == None && len(c.key) == 0 }
+
 // Encode appends src, encoded for the place name, to dst.
 func (c *Codec) Encode(dst, src []byte, name string) ([]byte, error) {
-	if c.compression == None && len(c.key) == 0 && !c.Encoded(src) {
+	if c.Idle() && !c.Encoded(src) {
 		return append(dst, src...), nil
 	}
 	b := bytes.NewBuffer(dst)

@@ -62,6 +62,9 @@ type Options struct {
 // content belongs (MSGID or EVPID): an encoding may bind the content to it.
 // Decoding passes through what was stored before the codec was turned on.
 type Codec interface {
+	// Idle tells that encoding leaves all content as it is that does not look
+	// encoded. The store then does not ask for each.
+	Idle() bool
 	// Encoded tells from the first 4 bytes whether content is encoded.
 	Encoded(head []byte) bool
 	// Encode appends the encoded src to dst.
@@ -140,6 +143,9 @@ func Open(fsys vfs.FS, o Options) (*Store, error) {
 			return nil, fmt.Errorf("spool: %w", err)
 		}
 		s.codec = c
+	}
+	if s.codec.Idle() {
+		s.o.Codec = nil
 	}
 	for _, dir := range []string{"queue", "temporary", "corrupt", "journal"} {
 		if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
