@@ -76,8 +76,12 @@ func (l *Log) write(level Level, line []byte) {
 		l.buf = append(l.buf, '<', '0'+byte(level), '>')
 	}
 	for _, c := range line {
-		if c == '\n' || c == '\r' {
+		// One line stays one line, and a terminal is told nothing.
+		switch {
+		case c == '\n' || c == '\r' || c == '\t':
 			c = ' '
+		case c < ' ' || c == 0x7f:
+			c = '?'
 		}
 		l.buf = append(l.buf, c)
 	}
