@@ -11,6 +11,8 @@ import (
 const (
 	exOSErr    = 71
 	exTempFail = 75
+
+	exSignal = 128 // a shell's: the number of a signal is added
 )
 
 // maxLastWords bounds the line of output that is kept, in bytes, quotes included.
@@ -27,7 +29,8 @@ type Exit struct {
 }
 
 // Result maps the end of a command to the result of the delivery. Only an exit
-// status other than 71 and 75 is permanent.
+// status other than 71 and 75 is permanent, and one above 128 is not: by that a
+// shell says that a signal killed what it ran, for lack of memory perhaps.
 func (e Exit) Result() Result {
 	temp := Result{Enhanced: smtp.EnhancedCode{4, 3, 0}}
 	words := LastWords(e.Output)
@@ -48,6 +51,9 @@ func (e Exit) Result() Result {
 		temp.Text = "mda exited prematurely"
 	case e.Code == 0:
 		return OK()
+	case e.Code > exSignal && e.Code <= exSignal+64:
+		temp.Exit = e.Code
+		temp.Text = say("terminated; signal " + strconv.Itoa(e.Code-exSignal))
 	case e.Code == exOSErr || e.Code == exTempFail:
 		temp.Exit = e.Code
 		temp.Text = say("exited abnormally")

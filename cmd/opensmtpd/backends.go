@@ -103,7 +103,7 @@ func tableKind(backend, path string) (config.TableKind, error) {
 }
 
 // openStore opens the spool.
-func openStore(c proto.QueueConfig) (queue.Store, error) {
+func openStore(c proto.QueueConfig, synced func()) (queue.Store, error) {
 	dir := c.Confine.Root
 	o := fs.Options{
 		MinFreeSpace: c.MinFreeSpace, MinFreeInodes: c.MinFreeInodes,
@@ -116,7 +116,7 @@ func openStore(c proto.QueueConfig) (queue.Store, error) {
 		return nil, err
 	}
 	o.Codec = coder
-	return fs.Open(vfs.OS(dir), o)
+	return fs.Open(vfs.Count(vfs.OS(dir), synced), o)
 }
 
 // openSchedule makes the schedule.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"net"
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const sigTerm = syscall.SIGTERM
@@ -31,3 +33,20 @@ func openFIFO(t *testing.T, path string) *os.File {
 	}
 	return f
 }
+
+// waitGone waits until a process that is no child has ended.
+func waitGone(t *testing.T, p *os.Process) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for p.Signal(syscall.Signal(0)) == nil {
+		select {
+		case <-deadline:
+			t.Fatal("the daemon did not end")
+		case <-tick.C:
+		}
+	}
+}
+
+func splitPort(addr string) (host, port string, err error) { return net.SplitHostPort(addr) }

@@ -41,7 +41,7 @@ const patience = 15 * time.Second
 
 // mta is a running daemon.
 type mta struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	addr string   // of its listener
 	conf string   // path
@@ -57,7 +57,7 @@ type mta struct {
 }
 
 // place makes a directory for a daemon that an ordinary user may use.
-func place(t *testing.T) string {
+func place(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if os.Geteuid() == 0 {
@@ -73,7 +73,7 @@ func place(t *testing.T) string {
 
 // program returns the path of the test binary, in a place where an ordinary user
 // may run it.
-func program(t *testing.T) string {
+func program(t testing.TB) string {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -112,7 +112,7 @@ func copyProgram(exe string) (string, error) {
 }
 
 // freePort returns a loopback address that nothing listens on.
-func freePort(t *testing.T) (host, port string) {
+func freePort(t testing.TB) (host, port string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -138,7 +138,7 @@ match from any for domain "example.org" action "keep"
 `
 
 // startMTA starts a daemon with a configuration and waits until it accepts mail.
-func startMTA(t *testing.T, conf string, args ...string) *mta {
+func startMTA(t testing.TB, conf string, args ...string) *mta {
 	t.Helper()
 	m := newMTA(t, conf, args...)
 	m.start()
@@ -146,7 +146,7 @@ func startMTA(t *testing.T, conf string, args ...string) *mta {
 }
 
 // newMTA makes a place for a daemon, with its configuration in it.
-func newMTA(t *testing.T, conf string, args ...string) *mta {
+func newMTA(t testing.TB, conf string, args ...string) *mta {
 	t.Helper()
 	m := &mta{t: t, dir: place(t), args: args, seen: map[int]bool{}, changed: make(chan struct{})}
 	host, port := freePort(t)
@@ -225,9 +225,15 @@ func (m *mta) writeConf(conf string) {
 
 // start starts the daemon in its directory, for the first time or again.
 func (m *mta) start() {
+	m.t.Helper()
+	m.run(m.command(append([]string{"-d"}, m.args...)...))
+}
+
+// run runs a command line of the daemon and waits until it accepts mail.
+func (m *mta) run(cmd *exec.Cmd) {
 	t := m.t
 	t.Helper()
-	m.cmd = m.command(append([]string{"-d"}, m.args...)...)
+	m.cmd = cmd
 	stderr, err := m.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +242,7 @@ func (m *mta) start() {
 		t.Fatal(err)
 	}
 	m.done = make(chan struct{})
-	done, cmd := m.done, m.cmd
+	done := m.done
 	go func() {
 		defer close(done)
 		lines := bufio.NewScanner(stderr)
@@ -375,7 +381,7 @@ func (m *mta) mails() []string {
 	return mailsIn(m.t, m.maildir())
 }
 
-func mailsIn(t *testing.T, maildir string) []string {
+func mailsIn(t testing.TB, maildir string) []string {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(maildir, "new", "*"))
 	if err != nil {

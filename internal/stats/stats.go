@@ -33,6 +33,7 @@ const (
 	MTASource                       //
 	MTATask                         //
 	MTATaskRunning                  //
+	QueueSync                       // times the spool waited for the disk, for one message or many
 	QueueBounce                     // envelopes that became bounces
 	CacheLoadHit                    //
 	CacheLoadMissed                 //
@@ -84,7 +85,7 @@ var names = [keys]string{
 	MTAConnector: "mta.connector", MTADomain: "mta.domain", MTAEnvelope: "mta.envelope", MTAHost: "mta.host",
 	MTARelay: "mta.relay", MTARoute: "mta.route", MTASession: "mta.session", MTASource: "mta.source",
 	MTATask: "mta.task", MTATaskRunning: "mta.task.running",
-	QueueBounce: "queue.bounce", CacheLoadHit: "queue.evpcache.load.hit", CacheLoadMissed: "queue.evpcache.load.missed",
+	QueueSync: "queue.sync", QueueBounce: "queue.bounce", CacheLoadHit: "queue.evpcache.load.hit", CacheLoadMissed: "queue.evpcache.load.missed",
 	CacheSize: "queue.evpcache.size", CacheUpdateHit: "queue.evpcache.update.hit",
 	CacheUpdateMissed: "queue.evpcache.update.missed",
 	RAMEnvelopeSize:   "queue.ram.envelope.size", RAMMessageSize: "queue.ram.message.size",

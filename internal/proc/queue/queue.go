@@ -26,7 +26,8 @@ import (
 
 // Parts are the backends; the wiring chooses them.
 type Parts struct {
-	Store    func(proto.QueueConfig) (queue.Store, error) // opens the spool
+	// Store opens the spool, which calls synced before each wait for the disk.
+	Store    func(c proto.QueueConfig, synced func()) (queue.Store, error)
 	Schedule func(maxInFlight int) Schedule
 }
 
@@ -126,7 +127,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	if q.p.Confined() {
 		c.Confine.Root = "/" // the spool is the root directory now
 	}
-	store, err := q.parts.Store(c)
+	store, err := q.parts.Store(c, func() { q.stats.Add(stats.QueueSync, 1) })
 	if err != nil {
 		return reply, fmt.Errorf("open the queue: %w", err)
 	}
