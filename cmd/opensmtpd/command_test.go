@@ -33,7 +33,7 @@ func TestCommandLine(t *testing.T) {
 		{"macro that is missing", []string{"-n"}, 1, `smtpd\.conf:\d+: `},
 		{"macro without a value", []string{"-n", "-D", "more"}, 1, `-D more: want macro=value`},
 		{"help", []string{"-h"}, 1, `(?s)^version: OpenSMTPD .*usage: smtpd`},
-		{"unknown flag", []string{"-z"}, 1, `(?s)-z.*usage: smtpd`},
+		{"unknown flag", []string{"-z"}, 1, `(?s)unknown option -- z.*usage: smtpd`},
 		{"unknown system", []string{"-n", "-P", "all"}, 1, `-P all: want mda, mta or smtp`},
 		{"unknown option", []string{"-o", "colour"}, 1, `-o colour: want json`},
 		{"relative place", []string{"-o", "spool=x"}, 1, `want an absolute path`},
@@ -54,9 +54,14 @@ func TestCommandLine(t *testing.T) {
 	}
 	m.writeConf(first)
 	second, stderr, status := outputOf(t, m.command("-n", "-v"))
-	if status != 0 || second != first {
+	if status != 0 || withoutPlaces(second) != withoutPlaces(first) {
 		t.Errorf("its output, checked again: status %d\n%s%s\nwant\n%s", status, stderr, second, first)
 	}
+}
+
+// withoutPlaces drops the comments that say where a statement stands.
+func withoutPlaces(conf string) string {
+	return regexp.MustCompile(`(?m) # \S+:\d+$`).ReplaceAllString(conf, "")
 }
 
 func TestSecondDaemonIsRefused(t *testing.T) {

@@ -148,7 +148,7 @@ func TestMailOfAnActionThatIsGoneGoesThroughTheRulesAgain(t *testing.T) {
 
 func TestExpiredMailGoesBackToItsSender(t *testing.T) {
 	t.Parallel()
-	m := newMTA(t, strings.Replace(failConf, `"DIR/deliver"`, `"DIR/deliver" ttl 1s`, 1))
+	m := newMTA(t, strings.Replace(failConf, `"DIR/deliver"`, `"DIR/deliver" ttl 3s`, 1))
 	m.script("echo not today; exit 75")
 	m.start()
 	m.sendAs("sender@example.com", "", "x@example.org")

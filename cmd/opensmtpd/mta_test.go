@@ -425,7 +425,7 @@ func TestRecipientWithoutRuleIsRefusedAndLogged(t *testing.T) {
 
 func TestQueuedMailSurvivesRestart(t *testing.T) {
 	t.Parallel()
-	m := startMTA(t, prelude+`
+	m := startMTA(t, "queue retry mda 1s\n"+prelude+`
 table everybody { "@example.org" = owner }
 action "keep" mda "exit 75" virtual <everybody> userbase <owner>
 match from any for domain "example.org" action "keep"
@@ -433,7 +433,7 @@ match from any for domain "example.org" action "keep"
 	m.send("somebody@example.org", "kept across a restart")
 	m.wait(`mda delivery .* result=TempFail`)
 	m.stop()
-	m.writeConf(keepAll)
+	m.writeConf("queue retry mda 1s\n" + keepAll)
 	m.start()
 	m.wait(`mda delivery .*result=Ok stat=Delivered`)
 	if mails := m.mails(); len(mails) != 1 || !strings.Contains(mails[0], "kept across a restart") {

@@ -23,7 +23,7 @@ func TestQueueIsReadWhateverItsEncodingWasWhenMailCame(t *testing.T) {
 		{"plain", ""}, {"compressed", "queue compression\n"}, {"encrypted", key},
 		{"both", "queue compression zstd\n" + key}, {"encrypted again", key},
 	} {
-		m.writeConf(c.conf + failConf)
+		m.writeConf("queue retry mda 1s\n" + c.conf + failConf)
 		m.script("exit 75")
 		m.start()
 		m.send("x@example.org", c.name+": "+strings.Repeat(words, 20))
@@ -64,7 +64,7 @@ func (m *mta) spoolHolds(text string) bool {
 
 func TestMailIsRefusedBelowTheReserveOfSpace(t *testing.T) {
 	t.Parallel()
-	m := startMTA(t, "queue reserve space 100\n"+keepAll)
+	m := startMTA(t, "queue reserve space 99 inodes 99\n"+keepAll)
 	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<a@example.net>", "^452 4.3.1")
 }
 
@@ -154,25 +154,4 @@ func TestOfflineMailIsTakenAtTheStart(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(m.dir, "spool", "offline")); err != nil || len(left) != 1 {
 		t.Errorf("%d files are left (%v), want the one that is not complete", len(left), err)
 	}
-}
-
-func TestLocalSessionsOfOneUserAreBounded(t *testing.T) {
-	t.Parallel()
-	m := startMTA(t, keepAll)
-	c := m.control()
-	var err error
-	for n := 0; err == nil; n++ {
-		if n > 100 {
-			t.Fatal("more than 100 sessions at a time")
-		}
-		conn, serr := c.Session(t.Context())
-		if err = serr; err == nil {
-			defer conn.Close()
-		}
-	}
-	if e := proto.SMTPError(err); os.Geteuid() != 0 && (e == nil || e.Code != 421) {
-		t.Errorf("the session beyond the bound got %v, want 421", err)
-	}
-	m.send("x@example.org", "others are served")
-	m.wait(`mda delivery .*result=Ok`)
 }

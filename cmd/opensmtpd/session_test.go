@@ -44,7 +44,7 @@ match from any for domain regex "^(sub[.])?example[.]org$" action "keep"
 		}
 		c.Close()
 	}
-	m.wait(`failed-command command="RCPT TO:<closed@example\.org>" .* rule=\S+/smtpd\.conf:10`)
+	m.wait(`failed-command command="RCPT TO:<closed@example\.org>" .* rule=\S+/smtpd\.conf:11`)
 }
 
 func TestListenerOptions(t *testing.T) {
