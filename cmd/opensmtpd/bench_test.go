@@ -21,7 +21,7 @@ import (
 // time of the daemon a message.
 func BenchmarkAccept(b *testing.B) {
 	for _, sessions := range []int{1, 10, 100} {
-		b.Run(fmt.Sprintf("sessions=%d", sessions), func(b *testing.B) { benchmarkAccept(b, sessions) })
+		b.Run(fmt.Sprintf("%d-sessions", sessions), func(b *testing.B) { benchmarkAccept(b, sessions) })
 	}
 }
 
