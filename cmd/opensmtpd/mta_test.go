@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait of a test for something that must happen.
-const patience = 15 * time.Second
+const patience = 60 * time.Second
 
 // mta is a running daemon.
 type mta struct {

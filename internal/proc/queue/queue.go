@@ -115,6 +115,9 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 		if old.Compression != c.Compression || string(old.Key) != string(c.Key) {
 			return proto.SetupReply{}, errors.New("queue compression and encryption change with a restart only")
 		}
+		if old.MinFreeSpace != c.MinFreeSpace || old.MinFreeInodes != c.MinFreeInodes || old.MaxInflight != c.MaxInflight {
+			q.p.Log.Warnf("queue reserve and scheduler limit max-inflight change with a restart only")
+		}
 		q.config.Store(next)
 		q.deliver.Reload(deliverLimits(&c))
 		q.p.Log.SetVerbose(c.Verbose)
@@ -133,7 +136,6 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	}
 	q.store = store
 	q.sched = q.parts.Schedule(c.MaxInflight)
-	q.config.Store(next)
 	q.p.Log.SetVerbose(c.Verbose)
 	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})
 	q.bounces = newBouncer(q)
@@ -143,6 +145,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	if c.PauseMTA {
 		q.sched.Pause(envelope.MTA, true)
 	}
+	q.config.Store(next)
 	return reply, nil
 }
 
