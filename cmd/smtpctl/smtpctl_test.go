@@ -336,6 +336,7 @@ func TestStatusAndStats(t *testing.T) {
 	const top = "MDA paused\nSMTP running\nserver mail.test, OpenSMTPD test, configuration 3\n"
 	for _, tt := range []struct{ args, want string }{
 		{"show status", top + "parent      pid 10      restarts 0\nqueue       down        restarts 2\n"},
+		{"show status -v", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n"},
 		{"-v show status", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n"},
 		{"-j show status", `{"server":"mail.test","software":"OpenSMTPD test","configuration":3,"one_process":false,"verbose":false,"trace":[],"paused":["mda"],` +
 			`"roles":[{"role":"parent","pid":10,"restarts":0,"protections":"uid=0","missing":""},{"role":"queue","pid":0,"restarts":2,"protections":"","missing":"seccomp"}]}` + "\n"},

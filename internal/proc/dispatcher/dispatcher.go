@@ -169,6 +169,11 @@ func (d *Dispatcher) localSession(_ context.Context, req proto.LocalSessionReque
 
 func (d *Dispatcher) snapshot(context.Context, proto.Empty) (proto.StatsReply, error) {
 	var r proto.StatsReply
+	paused := int64(0)
+	if d.paused.Load() {
+		paused = 1
+	}
+	r.Counters = append(r.Counters, proto.Counter{Name: "smtp.paused", Value: paused})
 	for name, v := range d.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
 	}
