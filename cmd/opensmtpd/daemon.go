@@ -84,6 +84,8 @@ func (s *service) tellReady() {
 		os.Stdin.Close()
 		os.Stderr.Close()
 		os.Stdin, os.Stderr = null, null
+		s.out.mu.Lock()
 		s.out.stderr = null
+		s.out.mu.Unlock()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type Dispatcher struct {
 	stats  stats.Set
 	server *server.Server
 
+	names   names
 	current atomic.Pointer[generation]
 	paused  atomic.Bool
 
@@ -39,7 +41,7 @@ type Dispatcher struct {
 
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
-	d := &Dispatcher{p: p}
+	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}}
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
 	return d
 }
