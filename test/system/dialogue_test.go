@@ -50,8 +50,10 @@ func (d *daemon) dialFrom(source string) *conn {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { nc.Close() })
-	return &conn{d.t, nc, bufio.NewReader(nc)}
+	return &conn{d.t, nc, newReader(nc)}
 }
+
+func newReader(nc net.Conn) *bufio.Reader { return bufio.NewReader(nc) }
 
 // raw sends bytes as they are.
 func (c *conn) raw(s string) {
