@@ -7,11 +7,13 @@ import (
 	"os"
 
 	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
+	procqueue "github.com/opensmtpd/opensmtpd/internal/proc/queue"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/queue/codec"
 	"github.com/opensmtpd/opensmtpd/internal/queue/fs"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler/ram"
 	"github.com/opensmtpd/opensmtpd/internal/tables/db"
 	"github.com/opensmtpd/opensmtpd/internal/tables/file"
 	"github.com/opensmtpd/opensmtpd/internal/tables/passwd"
@@ -117,6 +119,11 @@ func openStore(c proto.QueueConfig) (queue.Store, error) {
 	return fs.Open(vfs.OS(dir), o)
 }
 
+// openSchedule makes the schedule.
+func openSchedule(maxInFlight int) procqueue.Schedule {
+	return ram.New(ram.Limits{MaxInFlight: maxInFlight})
+}
+
 // makeAgent makes the delivery agent of a worker.
 func makeAgent(c proto.WorkerConfig) (mda.Agent, error) {
 	s := agent.Spec{
@@ -124,16 +131,16 @@ func makeAgent(c proto.WorkerConfig) (mda.Agent, error) {
 		HostName: c.HostName, MailDir: c.MailDir, Libexec: c.Libexec, Shell: c.Shell, DefPath: c.DefPath,
 		Delimiter: c.Delimiter, Timeout: c.Timeout,
 	}
-	switch ruleset.Method(c.Method) {
-	case ruleset.Mbox:
+	switch policy.Method(c.Method) {
+	case policy.Mbox:
 		s.Method = agent.Mbox
-	case ruleset.Maildir:
+	case policy.Maildir:
 		s.Method = agent.Maildir
-	case ruleset.LMTP:
+	case policy.LMTP:
 		s.Method = agent.LMTP
-	case ruleset.Command:
+	case policy.Command:
 		s.Method = agent.Command
-	case ruleset.ForwardOnly, ruleset.ExpandOnly:
+	case policy.ForwardOnly, policy.ExpandOnly:
 		return nil, errors.New("the action only expands; it delivers nothing")
 	default:
 		return nil, fmt.Errorf("unknown delivery method %d", c.Method)

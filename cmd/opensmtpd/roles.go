@@ -79,7 +79,9 @@ func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
 		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker}
 		build = func(p *proc.Process) proc.Role { return lookup.New(p, parts) }
 	case proto.Queue:
-		build = func(p *proc.Process) proc.Role { return queue.New(p, openStore) }
+		build = func(p *proc.Process) proc.Role {
+			return queue.New(p, queue.Parts{Store: openStore, Schedule: openSchedule})
+		}
 	case proto.Key:
 		build = func(p *proc.Process) proc.Role { return key.New(p) }
 	case proto.Control:

@@ -13,9 +13,9 @@ import (
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc/parent"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/tlsconf"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
@@ -40,7 +40,7 @@ func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []by
 		ServerName: c.ServerName,
 		TableFiles: map[string]string{},
 		Delimiter:  c.SMTP.SubAddrDelim,
-		Actions:    map[string]*ruleset.Action{},
+		Actions:    map[string]*policy.Action{},
 		Control: proto.ControlConfig{
 			Confine: id.confinement(id.smtp, paths.Empty), ServerName: c.ServerName, Version: "OpenSMTPD " + version,
 		},
@@ -77,7 +77,7 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 	regex := map[string]bool{}
 	for _, r := range c.Rules {
 		for _, cond := range r.Conditions {
-			if cond.How == ruleset.RegexIn {
+			if cond.How == policy.RegexIn {
 				regex[cond.Table] = true
 			}
 		}
@@ -104,7 +104,7 @@ func queueSlice(f *flags, c *config.Config, paths platform.Paths, id identity, k
 	}
 	for _, a := range c.Actions {
 		q.Actions = append(q.Actions, proto.Action{
-			Name: a.Name, Local: a.Local(), Mbox: a.Method == ruleset.Mbox && a.Wrapper == "", Userbase: a.Userbase, User: a.User, TTL: a.TTL,
+			Name: a.Name, Local: a.Local(), Mbox: a.Method == policy.Mbox && a.Wrapper == "", Userbase: a.Userbase, User: a.User, TTL: a.TTL,
 		})
 	}
 	for _, p := range f.pause {

@@ -92,6 +92,7 @@ const (
 	words = iota
 	mechanism
 	concept
+	calls // between processes: data of the concepts
 	process
 	command
 	test // may import anything
@@ -100,16 +101,18 @@ const (
 // layer returns where a package stands.
 func layer(name string) int {
 	switch {
-	case isAny(name, "internal/archtest", "internal/mtatest", "internal/dnstest", "platform/fake", "platform/platformtest",
+	case isAny(name, "internal/archtest", "internal/dnstest", "platform/fake", "platform/platformtest",
 		"table/tabletest", "test", "bench"), strings.HasSuffix(name, "test"):
 		return test
 	case is(name, "cmd"):
 		return command
-	case is(name, "internal/proc"):
+	case isAny(name, "internal/proc", "internal/control"):
 		return process
-	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/report"):
+	case name == "internal/proto":
+		return calls
+	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/report", "internal/policy"):
 		return words
-	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/proto", "internal/vfs", "internal/dns",
+	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/vfs", "internal/dns",
 		"internal/dsn", "internal/maillog", "internal/stats", "internal/srs", "internal/proxyproto", "internal/tlsconf",
 		"platform", "filter", "table"):
 		return mechanism

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/platform/password"
 	"github.com/opensmtpd/opensmtpd/table"
 )
 
@@ -28,10 +29,6 @@ var (
 // maxText bounds a user name and a password, in bytes.
 const maxText = 1023
 
-// dummy is a hash of nothing anybody knows, for unknown users, until the table has
-// shown what kind of hash it holds.
-const dummy = "$6$ZuI/tzPDQMnvcytu$Ncj1uWsVL5rSrOtyCTCYBi8jKyCw9d6xLSQLfgsU2JixmtYUPYDfr4S0RzK92/5O.sks9hNMAnBqtl0u9A2us0"
-
 // Options bound a Checker.
 type Options struct {
 	Parallel int // hashes computed at the same time; 0 means one for each processor
@@ -40,10 +37,9 @@ type Options struct {
 
 // Checker checks passwords. It may be used from many goroutines.
 type Checker struct {
-	hash  *hasher
-	slots chan struct{}          // one for each hash being computed
-	queue chan struct{}          // one for each check under way or waiting
-	seen  atomic.Pointer[string] // a hash of the kind in use
+	verifier *password.Verifier
+	queue    chan struct{}          // one for each check under way or waiting
+	seen     atomic.Pointer[string] // a hash of the kind in use
 }
 
 // New returns a Checker.
@@ -54,12 +50,12 @@ func New(o Options) (*Checker, error) {
 	if o.Waiting <= 0 {
 		o.Waiting = 100
 	}
-	h, err := newHasher()
+	v, err := password.New(o.Parallel)
 	if err != nil {
 		return nil, err
 	}
-	c := &Checker{hash: h, slots: make(chan struct{}, o.Parallel), queue: make(chan struct{}, o.Parallel+o.Waiting)}
-	first := dummy
+	c := &Checker{verifier: v, queue: make(chan struct{}, o.Parallel+o.Waiting)}
+	first := password.Dummy
 	c.seen.Store(&first)
 	return c, nil
 }
@@ -77,11 +73,11 @@ func temporary(cause error) error {
 // Auth, else by comparing with the hash that its Credentials hold. User and password
 // reach the table as they are. A wrong password and an unknown user give the same
 // error, which wraps ErrDenied; any other error is temporary.
-func (c *Checker) Check(ctx context.Context, t table.Table, user, password string) error {
-	if !validText(user) || !validText(password) || strings.Contains(user, ":") {
+func (c *Checker) Check(ctx context.Context, t table.Table, user, secret string) error {
+	if !validText(user) || !validText(secret) || strings.Contains(user, ":") {
 		return denied(ErrDenied)
 	}
-	_, err := t.Lookup(ctx, table.Auth, user+":"+password)
+	_, err := t.Lookup(ctx, table.Auth, user+":"+secret)
 	switch {
 	case err == nil:
 		return nil
@@ -92,7 +88,7 @@ func (c *Checker) Check(ctx context.Context, t table.Table, user, password strin
 	}
 	value, err := t.Lookup(ctx, table.Credentials, user)
 	if errors.Is(err, table.ErrNotFound) {
-		if _, err := c.compare(ctx, *c.seen.Load(), password); isLimit(err) {
+		if _, err := c.compare(ctx, *c.seen.Load(), secret); isLimit(err) {
 			return temporary(err)
 		}
 		return denied(ErrDenied)
@@ -104,7 +100,7 @@ func (c *Checker) Check(ctx context.Context, t table.Table, user, password strin
 	if err != nil {
 		return temporary(err)
 	}
-	ok, err := c.compare(ctx, cred.Password, password)
+	ok, err := c.compare(ctx, cred.Password, secret)
 	if err != nil {
 		return temporary(fmt.Errorf("user %q: %w", user, err))
 	}
@@ -123,20 +119,14 @@ func isLimit(err error) bool {
 }
 
 // compare waits for its turn and computes the hash.
-func (c *Checker) compare(ctx context.Context, hash, password string) (bool, error) {
+func (c *Checker) compare(ctx context.Context, hash, secret string) (bool, error) {
 	select {
 	case c.queue <- struct{}{}:
 		defer func() { <-c.queue }()
 	default:
 		return false, ErrBusy
 	}
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	return c.hash.match(hash, password)
+	return c.match(ctx, hash, secret)
 }
 
 // validText refuses what no user name or password holds, and what would be two

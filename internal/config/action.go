@@ -3,7 +3,7 @@ package config
 import (
 	"strings"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // maxActionName bounds the name of an action, in bytes. Envelopes carry it.
@@ -12,9 +12,9 @@ const maxActionName = 1023
 // action reads "action NAME METHOD [OPTIONS]".
 func (p *parser) action(kw token) {
 	at := p.peek()
-	a := &ruleset.Action{Pos: kw.pos, Name: p.str("a name of an action")}
+	a := &policy.Action{Pos: kw.pos, Name: p.str("a name of an action")}
 	if p.accept("relay") {
-		a.Method, a.Relay = ruleset.Relay, &ruleset.RelayOptions{}
+		a.Method, a.Relay = policy.Relay, &policy.RelayOptions{}
 	} else {
 		p.method(a)
 	}
@@ -45,27 +45,27 @@ func (p *parser) action(kw token) {
 }
 
 // method reads how a local action delivers.
-func (p *parser) method(a *ruleset.Action) {
+func (p *parser) method(a *policy.Action) {
 	switch {
 	case p.accept("mbox"):
-		a.Method = ruleset.Mbox
+		a.Method = policy.Mbox
 	case p.accept("maildir"):
-		a.Method = ruleset.Maildir
+		a.Method = policy.Maildir
 		if p.peek().kind == tokString {
 			a.Path = p.take().text
 		}
 		a.Junk = p.accept("junk")
 	case p.accept("lmtp"):
-		a.Method = ruleset.LMTP
+		a.Method = policy.LMTP
 		a.Dest = p.str("the path of a socket in quotes, or host:port")
 		a.RcptTo = p.accept("rcpt-to")
 	case p.accept("mda"):
-		a.Method = ruleset.Command
+		a.Method = policy.Command
 		a.Command = p.str("a command in quotes")
 	case p.accept("forward-only"):
-		a.Method = ruleset.ForwardOnly
+		a.Method = policy.ForwardOnly
 	case p.accept("expand-only"):
-		a.Method = ruleset.ExpandOnly
+		a.Method = policy.ExpandOnly
 	default:
 		p.syntaxError("expected mbox, maildir, lmtp, mda, forward-only, expand-only or relay")
 	}
@@ -74,7 +74,7 @@ func (p *parser) method(a *ruleset.Action) {
 // actionOptions reads the options of one action.
 type actionOptions struct {
 	p      *parser
-	a      *ruleset.Action
+	a      *policy.Action
 	seen   map[string]bool
 	hostAt token // the host or domain option
 	authAt token
@@ -121,11 +121,11 @@ func (o *actionOptions) local() {
 // checkUser refuses the option where no program runs as the user.
 func (o *actionOptions) checkUser(t token) {
 	switch o.a.Method {
-	case ruleset.Mbox:
+	case policy.Mbox:
 		o.p.errorf(t.pos, "user may not be specified for mbox: it delivers to each user's own mailbox")
-	case ruleset.ForwardOnly:
+	case policy.ForwardOnly:
 		o.p.errorf(t.pos, "user may not be specified for forward-only")
-	case ruleset.ExpandOnly:
+	case policy.ExpandOnly:
 		o.p.errorf(t.pos, "user may not be specified for expand-only")
 	}
 }
@@ -144,9 +144,9 @@ func (o *actionOptions) wrapper(t token) {
 		return
 	}
 	switch a.Method {
-	case ruleset.Mbox:
+	case policy.Mbox:
 		p.errorf(t.pos, "wrapper may not be specified for mbox: no command is run for it")
-	case ruleset.ForwardOnly, ruleset.ExpandOnly:
+	case policy.ForwardOnly, policy.ExpandOnly:
 		p.warnf(t.pos, "wrapper has no effect: this action runs no command")
 	default:
 		a.Wrapper = command
@@ -234,7 +234,7 @@ func (o *actionOptions) finish() {
 var relaySchemes = wordSet("smtp smtp+tls smtp+notls smtps lmtp")
 
 // checkRelayURLs doubts hosts written in the action that can never be used.
-func (p *parser) checkRelayURLs(at token, r *ruleset.RelayOptions) {
+func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 	var urls []string
 	if t := p.tables[r.Host]; t != nil && t.anonymous() {
 		for _, e := range t.Entries {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // finish checks the configuration as a whole and puts it in its final form.
@@ -15,7 +15,7 @@ func (p *parser) finish() {
 		check()
 	}
 	if !p.sawMatch {
-		p.errorf(ruleset.Position{File: p.opts.Path, Line: p.lastLine}, "no rules, nothing to do: write at least one \"match\" line")
+		p.errorf(policy.Position{File: p.opts.Path, Line: p.lastLine}, "no rules, nothing to do: write at least one \"match\" line")
 	}
 	if len(p.errs) > 0 {
 		return
@@ -153,7 +153,7 @@ func (p *parser) warnUnused() {
 	for _, r := range c.Rules {
 		used["action "+r.Action] = true
 	}
-	unused := func(pos ruleset.Position, kind, name string) {
+	unused := func(pos policy.Position, kind, name string) {
 		if !used[kind+" "+name] {
 			p.warnf(pos, "%s %q is never used", kind, cut(name))
 		}
@@ -188,7 +188,7 @@ func (p *parser) warnUnused() {
 // warnRules doubts rules that make an open relay and rules that are never
 // reached.
 func (p *parser) warnRules() {
-	var all *ruleset.Rule
+	var all *policy.Rule
 	open := slices.ContainsFunc(p.cfg.Listeners, func(l *Listener) bool { return !l.loopback() })
 	for _, r := range p.cfg.Rules {
 		if all != nil {
@@ -213,27 +213,27 @@ func (l *Listener) loopback() bool {
 	return l.Target == "localhost" || l.Target == "lo" || l.Target == "lo0"
 }
 
-func isAny(c ruleset.Condition) bool { return c.How == ruleset.IsAny && !c.Not }
+func isAny(c policy.Condition) bool { return c.How == policy.IsAny && !c.Not }
 
 // isOpen tells whether strangers can make a rule match for any domain. What the
 // client says itself (HELO name, sender) and whether it uses TLS protects
 // nothing.
-func (p *parser) isOpen(r *ruleset.Rule) bool {
+func (p *parser) isOpen(r *policy.Rule) bool {
 	for _, c := range r.Conditions {
 		switch c.Kind {
-		case ruleset.From:
-			if !isAny(c) && !(c.How == ruleset.InTable && !c.RDNS && !c.Not && p.holdsEveryAddress(c.Table)) {
+		case policy.From:
+			if !isAny(c) && !(c.How == policy.InTable && !c.RDNS && !c.Not && p.holdsEveryAddress(c.Table)) {
 				return false
 			}
-		case ruleset.For:
+		case policy.For:
 			if !isAny(c) {
 				return false
 			}
-		case ruleset.Auth:
+		case policy.Auth:
 			if !c.Not {
 				return false
 			}
-		case ruleset.Tag, ruleset.RcptTo:
+		case policy.Tag, policy.RcptTo:
 			return false
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // Config is a whole configuration, names resolved and checked.
@@ -17,8 +17,8 @@ type Config struct {
 	CAs       []*CA
 	Listeners []*Listener
 	Socket    SocketListener
-	Actions   []*ruleset.Action
-	Rules     []*ruleset.Rule
+	Actions   []*policy.Action
+	Rules     []*policy.Rule
 	Filters   []*Filter
 	Procs     []*Proc
 	Wrappers  map[string]string // mda wrapper name → command line
@@ -38,7 +38,7 @@ type Config struct {
 
 // Table is a declared table.
 type Table struct {
-	Pos     ruleset.Position
+	Pos     policy.Position
 	Name    string // as used in the rules, without angle brackets; built-in and anonymous names hold them: "<localhost>", "<dynamic:0>"
 	Backend string // "static" (inline), "file", "db", "getpwnam", or another backend's or program's name
 	Path    string // configuration of the backend; empty for inline tables
@@ -78,7 +78,7 @@ type Entry struct{ Key, Value string }
 
 // PKI is a certificate and its key. Files are read by the wiring, not here.
 type PKI struct {
-	Pos  ruleset.Position
+	Pos  policy.Position
 	Name string // host name in lower case, or "*"
 	Cert string // file
 	Key  string // file
@@ -87,7 +87,7 @@ type PKI struct {
 
 // CA is a bundle of certificate authorities.
 type CA struct {
-	Pos  ruleset.Position
+	Pos  policy.Position
 	Name string
 	Cert string // file
 }
@@ -126,7 +126,7 @@ const (
 // Listener is one listen line; Target may stand for several addresses. The
 // wiring resolves it at start: interface, group, address or host name.
 type Listener struct {
-	Pos          ruleset.Position
+	Pos          policy.Position
 	Target       string // as written: "all", "egress", interface, group, address, host name
 	Family       string // "", "inet4", "inet6"
 	Port         uint16
@@ -153,7 +153,7 @@ type Listener struct {
 
 // SocketListener is the local socket's options.
 type SocketListener struct {
-	Pos        ruleset.Position
+	Pos        policy.Position
 	Filter     string
 	MaskSource bool
 	NoDSN      bool
@@ -162,14 +162,14 @@ type SocketListener struct {
 
 // Proc is a declared filter process.
 type Proc struct {
-	Pos                 ruleset.Position
+	Pos                 policy.Position
 	Name, Command       string
 	User, Group, Chroot string
 }
 
 // Filter is a declared filter: a builtin, a process, or a chain.
 type Filter struct {
-	Pos     ruleset.Position
+	Pos     policy.Position
 	Name    string   // "<dynchain:0>" for a chain written at its use
 	Proc    string   // name of a Proc, for process filters
 	Chain   []string // for chains
@@ -279,7 +279,7 @@ type SRSConfig struct {
 
 // Error is one mistake in a configuration.
 type Error struct {
-	Pos     ruleset.Position
+	Pos     policy.Position
 	Message string // names the token and, where known, the remedy
 }
 

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // maxToken bounds one token, in bytes.
@@ -31,7 +31,7 @@ type token struct {
 	text   string
 	num    int64
 	macro  string // name of the macro it came from
-	pos    ruleset.Position
+	pos    policy.Position
 }
 
 // is tells whether t is the given punctuation.
@@ -165,7 +165,7 @@ func (l *lexer) next() token {
 				c = l.get()
 			}
 		}
-		t := token{pos: ruleset.Position{File: l.file, Line: l.lineOf(c)}}
+		t := token{pos: policy.Position{File: l.file, Line: l.lineOf(c)}}
 		if at.exp != "" {
 			t.macro = at.macro
 		}

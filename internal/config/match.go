@@ -1,34 +1,34 @@
 package config
 
 import (
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // numSlots is how many conditions a rule may have.
-const numSlots = ruleset.RcptTo + 1
+const numSlots = policy.RcptTo + 1
 
 // slotNames name the conditions in messages and in the printed form.
 var slotNames = [numSlots]string{
-	ruleset.Tag:      "tag",
-	ruleset.From:     "from",
-	ruleset.For:      "for",
-	ruleset.HELO:     "helo",
-	ruleset.Auth:     "auth",
-	ruleset.TLS:      "tls",
-	ruleset.MailFrom: "mail-from",
-	ruleset.RcptTo:   "rcpt-to",
+	policy.Tag:      "tag",
+	policy.From:     "from",
+	policy.For:      "for",
+	policy.HELO:     "helo",
+	policy.Auth:     "auth",
+	policy.TLS:      "tls",
+	policy.MailFrom: "mail-from",
+	policy.RcptTo:   "rcpt-to",
 }
 
 // ruleReader reads the conditions of one match line.
 type ruleReader struct {
 	p     *parser
-	slots [numSlots]*ruleset.Condition
+	slots [numSlots]*policy.Condition
 }
 
 // match reads "match CONDITIONS (action NAME | reject)".
 func (p *parser) match(kw token) {
 	p.sawMatch = true
-	rule := &ruleset.Rule{Pos: kw.pos}
+	rule := &policy.Rule{Pos: kw.pos}
 	r := ruleReader{p: p}
 	for done := false; !done && !p.failed; {
 		switch t := p.peek(); {
@@ -48,11 +48,11 @@ func (p *parser) match(kw token) {
 	if p.failed {
 		return
 	}
-	if r.slots[ruleset.From] == nil {
-		r.slots[ruleset.From] = &ruleset.Condition{Kind: ruleset.From, How: ruleset.IsLocal, Table: "<localhost>"}
+	if r.slots[policy.From] == nil {
+		r.slots[policy.From] = &policy.Condition{Kind: policy.From, How: policy.IsLocal, Table: "<localhost>"}
 	}
-	if r.slots[ruleset.For] == nil {
-		r.slots[ruleset.For] = &ruleset.Condition{Kind: ruleset.For, How: ruleset.IsLocal, Table: "<localnames>"}
+	if r.slots[policy.For] == nil {
+		r.slots[policy.For] = &policy.Condition{Kind: policy.For, How: policy.IsLocal, Table: "<localnames>"}
 	}
 	for _, c := range r.slots {
 		if c != nil {
@@ -73,7 +73,7 @@ func (p *parser) actionUse() string {
 }
 
 // set stores a condition. Each slot has one.
-func (r *ruleReader) set(t token, c ruleset.Condition) {
+func (r *ruleReader) set(t token, c policy.Condition) {
 	if r.p.failed {
 		return
 	}
@@ -94,30 +94,30 @@ func (r *ruleReader) condition(first token) {
 	case p.accept("for"):
 		r.forCondition(first, not)
 	case p.accept("tag"):
-		r.tested(first, not, ruleset.Tag, keysOnly, keysOnly)
+		r.tested(first, not, policy.Tag, keysOnly, keysOnly)
 	case p.accept("helo"):
-		r.tested(first, not, ruleset.HELO, keysOnly, keysOnly)
+		r.tested(first, not, policy.HELO, keysOnly, keysOnly)
 	case p.accept("mail-from"):
-		r.tested(first, not, ruleset.MailFrom, anyContent, keysOnly)
+		r.tested(first, not, policy.MailFrom, anyContent, keysOnly)
 	case p.accept("rcpt-to"):
-		r.tested(first, not, ruleset.RcptTo, anyContent, keysOnly)
+		r.tested(first, not, policy.RcptTo, anyContent, keysOnly)
 	case p.accept("auth"):
 		r.auth(first, not, anyContent)
 	case p.accept("tls"):
-		r.set(t, ruleset.Condition{Kind: ruleset.TLS, How: ruleset.Exists, Not: not})
+		r.set(t, policy.Condition{Kind: policy.TLS, How: policy.Exists, Not: not})
 	default:
 		p.syntaxError("expected a condition (auth, for, from, helo, mail-from, rcpt-to, tag or tls), action or reject")
 	}
 }
 
 // tested reads "[regex] TABLE" of a condition that has a table.
-func (r *ruleReader) tested(first token, not bool, kind ruleset.Kind, allowed, allowedRegex kinds) {
-	c := ruleset.Condition{Kind: kind, How: ruleset.InTable, Not: not}
+func (r *ruleReader) tested(first token, not bool, kind policy.Kind, allowed, allowedRegex kinds) {
+	c := policy.Condition{Kind: kind, How: policy.InTable, Not: not}
 	if r.p.accept("regex") {
-		c.How, allowed = ruleset.RegexIn, allowedRegex
+		c.How, allowed = policy.RegexIn, allowedRegex
 	}
 	lookup := slotNames[kind]
-	if kind == ruleset.For {
+	if kind == policy.For {
 		lookup = "domain"
 	}
 	c.Table = r.p.tableFor(lookup, allowed)
@@ -127,34 +127,34 @@ func (r *ruleReader) tested(first token, not bool, kind ruleset.Kind, allowed, a
 // auth reads what follows "auth" and "from auth".
 func (r *ruleReader) auth(first token, not bool, allowed kinds) {
 	if r.p.peek().word("regex") || r.p.tableAhead() {
-		r.tested(first, not, ruleset.Auth, allowed, keysOnly)
+		r.tested(first, not, policy.Auth, allowed, keysOnly)
 		return
 	}
-	r.set(first, ruleset.Condition{Kind: ruleset.Auth, How: ruleset.Exists, Not: not})
+	r.set(first, policy.Condition{Kind: policy.Auth, How: policy.Exists, Not: not})
 }
 
 // from reads what follows "from". The forms that test who the sender is, not
 // where the client is, hold for any source; "!" is about the test.
 func (r *ruleReader) from(first token, not bool) {
 	p := r.p
-	c := ruleset.Condition{Kind: ruleset.From, Not: not}
-	anySource := ruleset.Condition{Kind: ruleset.From, How: ruleset.IsAny}
+	c := policy.Condition{Kind: policy.From, Not: not}
+	anySource := policy.Condition{Kind: policy.From, How: policy.IsAny}
 	switch {
 	case p.accept("any"):
-		c.How = ruleset.IsAny
+		c.How = policy.IsAny
 	case p.accept("local"):
-		c.How, c.Table = ruleset.IsLocal, "<localhost>"
+		c.How, c.Table = policy.IsLocal, "<localhost>"
 	case p.accept("socket"):
-		c.How = ruleset.IsSocket
+		c.How = policy.IsSocket
 	case p.accept("src"):
-		r.tested(first, not, ruleset.From, keysOnly, keysOnly)
+		r.tested(first, not, policy.From, keysOnly, keysOnly)
 		return
 	case p.accept("rdns"):
-		c.RDNS, c.How = true, ruleset.HasRDNS
+		c.RDNS, c.How = true, policy.HasRDNS
 		if p.peek().word("regex") || p.tableAhead() {
-			c.How = ruleset.InTable
+			c.How = policy.InTable
 			if p.accept("regex") {
-				c.How = ruleset.RegexIn
+				c.How = policy.RegexIn
 			}
 			c.Table = p.tableFor("rdns", keysOnly)
 		}
@@ -164,7 +164,7 @@ func (r *ruleReader) from(first token, not bool) {
 		return
 	case p.accept("mail-from"):
 		r.set(first, anySource)
-		r.tested(first, not, ruleset.MailFrom, anyContent, anyContent)
+		r.tested(first, not, policy.MailFrom, anyContent, anyContent)
 		return
 	default:
 		p.syntaxError("expected any, auth, local, mail-from, rdns, socket or src")
@@ -178,14 +178,14 @@ func (r *ruleReader) forCondition(first token, not bool) {
 	p := r.p
 	switch {
 	case p.accept("any"):
-		r.set(first, ruleset.Condition{Kind: ruleset.For, How: ruleset.IsAny, Not: not})
+		r.set(first, policy.Condition{Kind: policy.For, How: policy.IsAny, Not: not})
 	case p.accept("local"):
-		r.set(first, ruleset.Condition{Kind: ruleset.For, How: ruleset.IsLocal, Table: "<localnames>", Not: not})
+		r.set(first, policy.Condition{Kind: policy.For, How: policy.IsLocal, Table: "<localnames>", Not: not})
 	case p.accept("domain"):
-		r.tested(first, not, ruleset.For, keysOnly, keysOnly)
+		r.tested(first, not, policy.For, keysOnly, keysOnly)
 	case p.accept("rcpt-to"):
-		r.set(first, ruleset.Condition{Kind: ruleset.For, How: ruleset.IsAny})
-		r.tested(first, not, ruleset.RcptTo, anyContent, anyContent)
+		r.set(first, policy.Condition{Kind: policy.For, How: policy.IsAny})
+		r.tested(first, not, policy.RcptTo, anyContent, anyContent)
 	default:
 		p.syntaxError("expected any, domain, local or rcpt-to")
 	}

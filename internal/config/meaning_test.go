@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 func TestCommandLineMacrosBeatTheFile(t *testing.T) {
@@ -112,7 +112,7 @@ func TestMatchTLSIsACondition(t *testing.T) {
 	t.Parallel()
 	c := mustParse(t, "match tls for any reject\nmatch ! tls for any reject")
 	for i, not := range []bool{false, true} {
-		want := ruleset.Condition{Kind: ruleset.TLS, How: ruleset.Exists, Not: not}
+		want := policy.Condition{Kind: policy.TLS, How: policy.Exists, Not: not}
 		if got := c.Rules[i].Conditions[2]; got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
@@ -121,32 +121,32 @@ func TestMatchTLSIsACondition(t *testing.T) {
 
 func TestConditionsOfARule(t *testing.T) {
 	t.Parallel()
-	local := ruleset.Condition{Kind: ruleset.From, How: ruleset.IsLocal, Table: "<localhost>"}
-	localNames := ruleset.Condition{Kind: ruleset.For, How: ruleset.IsLocal, Table: "<localnames>"}
-	anyFrom := ruleset.Condition{Kind: ruleset.From, How: ruleset.IsAny}
-	anyFor := ruleset.Condition{Kind: ruleset.For, How: ruleset.IsAny}
+	local := policy.Condition{Kind: policy.From, How: policy.IsLocal, Table: "<localhost>"}
+	localNames := policy.Condition{Kind: policy.For, How: policy.IsLocal, Table: "<localnames>"}
+	anyFrom := policy.Condition{Kind: policy.From, How: policy.IsAny}
+	anyFor := policy.Condition{Kind: policy.For, How: policy.IsAny}
 	for _, tt := range []struct {
 		text string
-		want []ruleset.Condition
+		want []policy.Condition
 	}{
-		{"match reject", []ruleset.Condition{local, localNames}},
-		{"match from any for any reject", []ruleset.Condition{anyFrom, anyFor}},
-		{"match !from socket !for any reject", []ruleset.Condition{
-			{Kind: ruleset.From, How: ruleset.IsSocket, Not: true}, {Kind: ruleset.For, How: ruleset.IsAny, Not: true}}},
-		{"match !from auth <m> reject", []ruleset.Condition{anyFrom, localNames}}, // refused: auth needs keys only
-		{"match !from auth for any reject", []ruleset.Condition{anyFrom, anyFor,
-			{Kind: ruleset.Auth, How: ruleset.Exists, Not: true}}},
-		{"match from rdns reject", []ruleset.Condition{
-			{Kind: ruleset.From, How: ruleset.HasRDNS, RDNS: true}, localNames}},
-		{"match from rdns <l> reject", []ruleset.Condition{
-			{Kind: ruleset.From, How: ruleset.InTable, RDNS: true, Table: "l"}, localNames}},
-		{"match !from rdns regex <l> reject", []ruleset.Condition{
-			{Kind: ruleset.From, How: ruleset.RegexIn, RDNS: true, Table: "l", Not: true}, localNames}},
-		{"match from src regex <l> for domain regex <l> reject", []ruleset.Condition{
-			{Kind: ruleset.From, How: ruleset.RegexIn, Table: "l"}, {Kind: ruleset.For, How: ruleset.RegexIn, Table: "l"}}},
-		{"match from mail-from <m> for rcpt-to <m> tag <l> reject", []ruleset.Condition{
-			{Kind: ruleset.Tag, How: ruleset.InTable, Table: "l"}, anyFrom, anyFor,
-			{Kind: ruleset.MailFrom, How: ruleset.InTable, Table: "m"}, {Kind: ruleset.RcptTo, How: ruleset.InTable, Table: "m"}}},
+		{"match reject", []policy.Condition{local, localNames}},
+		{"match from any for any reject", []policy.Condition{anyFrom, anyFor}},
+		{"match !from socket !for any reject", []policy.Condition{
+			{Kind: policy.From, How: policy.IsSocket, Not: true}, {Kind: policy.For, How: policy.IsAny, Not: true}}},
+		{"match !from auth <m> reject", []policy.Condition{anyFrom, localNames}}, // refused: auth needs keys only
+		{"match !from auth for any reject", []policy.Condition{anyFrom, anyFor,
+			{Kind: policy.Auth, How: policy.Exists, Not: true}}},
+		{"match from rdns reject", []policy.Condition{
+			{Kind: policy.From, How: policy.HasRDNS, RDNS: true}, localNames}},
+		{"match from rdns <l> reject", []policy.Condition{
+			{Kind: policy.From, How: policy.InTable, RDNS: true, Table: "l"}, localNames}},
+		{"match !from rdns regex <l> reject", []policy.Condition{
+			{Kind: policy.From, How: policy.RegexIn, RDNS: true, Table: "l", Not: true}, localNames}},
+		{"match from src regex <l> for domain regex <l> reject", []policy.Condition{
+			{Kind: policy.From, How: policy.RegexIn, Table: "l"}, {Kind: policy.For, How: policy.RegexIn, Table: "l"}}},
+		{"match from mail-from <m> for rcpt-to <m> tag <l> reject", []policy.Condition{
+			{Kind: policy.Tag, How: policy.InTable, Table: "l"}, anyFrom, anyFor,
+			{Kind: policy.MailFrom, How: policy.InTable, Table: "m"}, {Kind: policy.RcptTo, How: policy.InTable, Table: "m"}}},
 	} {
 		t.Run(tt.text, func(t *testing.T) {
 			t.Parallel()

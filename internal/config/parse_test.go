@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata")
@@ -84,7 +84,7 @@ func mustParse(t *testing.T, text string) *Config {
 
 // strip removes what does not survive printing: places and warnings.
 func strip(c *Config) {
-	none := ruleset.Position{}
+	none := policy.Position{}
 	c.Warnings = nil
 	c.Socket.Pos = none
 	for _, x := range c.Tables {

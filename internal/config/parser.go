@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // Bounds of a configuration.
@@ -58,7 +58,7 @@ type Options struct {
 func Parse(opts Options) (*Config, []*Error) {
 	p := newParser(opts)
 	p.commandLineMacros()
-	p.readFile(ruleset.Position{File: opts.Path, Line: 1}, opts.Path)
+	p.readFile(policy.Position{File: opts.Path, Line: 1}, opts.Path)
 	if !p.stopped {
 		p.finish()
 	}
@@ -73,7 +73,7 @@ func Parse(opts Options) (*Config, []*Error) {
 // macro is a defined macro.
 type macro struct {
 	value   string
-	pos     ruleset.Position
+	pos     policy.Position
 	persist bool // from the command line
 	used    bool
 }
@@ -101,7 +101,7 @@ type parser struct {
 	tables  map[string]*Table
 	pkis    map[string]*PKI
 	cas     map[string]*CA
-	actions map[string]*ruleset.Action
+	actions map[string]*policy.Action
 	filters map[string]*Filter
 	procs   map[string]*Proc
 	// broken holds "KIND NAME" of declarations with mistakes: uses of these names
@@ -126,7 +126,7 @@ func newParser(opts Options) *parser {
 		tables:  make(map[string]*Table),
 		pkis:    make(map[string]*PKI),
 		cas:     make(map[string]*CA),
-		actions: make(map[string]*ruleset.Action),
+		actions: make(map[string]*policy.Action),
 		filters: make(map[string]*Filter),
 		procs:   make(map[string]*Proc),
 		broken:  make(map[string]bool),
@@ -139,7 +139,7 @@ func newParser(opts Options) *parser {
 }
 
 // errorf records a mistake. The statement goes on being read.
-func (p *parser) errorf(pos ruleset.Position, format string, args ...any) {
+func (p *parser) errorf(pos policy.Position, format string, args ...any) {
 	if p.stopped {
 		return
 	}
@@ -150,7 +150,7 @@ func (p *parser) errorf(pos ruleset.Position, format string, args ...any) {
 }
 
 // stop ends the reading for good.
-func (p *parser) stop(pos ruleset.Position, message string) {
+func (p *parser) stop(pos policy.Position, message string) {
 	if !p.stopped {
 		p.stopped, p.failed = true, true
 		p.errs = append(p.errs, &Error{Pos: pos, Message: message})
@@ -158,7 +158,7 @@ func (p *parser) stop(pos ruleset.Position, message string) {
 }
 
 // warnf records a doubt.
-func (p *parser) warnf(pos ruleset.Position, format string, args ...any) {
+func (p *parser) warnf(pos policy.Position, format string, args ...any) {
 	p.cfg.Warnings = append(p.cfg.Warnings, &Error{Pos: pos, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -181,7 +181,7 @@ func (p *parser) commandLineMacros() {
 		p.order = append(p.order, source)
 	}
 	for i, def := range p.opts.Macros {
-		pos := ruleset.Position{File: source, Line: i + 1}
+		pos := policy.Position{File: source, Line: i + 1}
 		at := strings.LastIndexByte(def, '=')
 		if at <= 0 {
 			p.errorf(pos, "invalid macro %q: write name=value", cut(def))
@@ -214,7 +214,7 @@ const tooLarge = "configuration too large: its files and macros exceed 16 MiB"
 
 // readFile reads the statements of one file. pos is what names it: the include
 // line, or the file itself.
-func (p *parser) readFile(pos ruleset.Position, path string) {
+func (p *parser) readFile(pos policy.Position, path string) {
 	if !slices.Contains(p.order, path) {
 		p.order = append(p.order, path)
 	}

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // Write prints the configuration as understood: one statement per line, in the
@@ -47,7 +47,7 @@ func words(parts ...string) string {
 
 // line prints a statement and where it came from. bufio keeps the first error
 // for Flush.
-func (p *printer) line(pos ruleset.Position, statement ...string) {
+func (p *printer) line(pos policy.Position, statement ...string) {
 	s := words(statement...)
 	if pos.Line > 0 {
 		file := pos.File
@@ -197,7 +197,7 @@ func (p *printer) tables() {
 			if len(keys) > 0 {
 				text += " { " + strings.Join(keys, ", ") + " }"
 			}
-			p.line(ruleset.Position{}, text)
+			p.line(policy.Position{}, text)
 		case t.Backend == "static":
 			p.line(t.Pos, "table", quote(t.Name), braces(t))
 		case t.Path != "":
@@ -219,7 +219,7 @@ func (p *printer) certificates() {
 
 // settings prints everything that is not a declaration.
 func (p *printer) settings() {
-	c, none := p.c, ruleset.Position{}
+	c, none := p.c, policy.Position{}
 	if c.AdminDomain != "" {
 		p.line(none, "admd", quoted(c.AdminDomain))
 	}
@@ -264,7 +264,7 @@ func mtaLimitText(l MTALimits) string {
 }
 
 func (p *printer) queue() {
-	q, none := p.c.Queue, ruleset.Position{}
+	q, none := p.c.Queue, policy.Position{}
 	if q.Compression != "" {
 		p.line(none, "queue compression", q.Compression)
 	}
@@ -285,7 +285,7 @@ func (p *printer) queue() {
 }
 
 func (p *printer) smtp() {
-	s, none := p.c.SMTP, ruleset.Position{}
+	s, none := p.c.SMTP, policy.Position{}
 	if s.Ciphers != "" {
 		p.line(none, "smtp ciphers", quoted(s.Ciphers))
 	}
@@ -369,7 +369,7 @@ func (p *printer) listenerOptions(l *Listener) string {
 		p.c.tableRef("senders", l.Senders), when(l.Masquerade, "masquerade"))
 }
 
-func (p *printer) action(a *ruleset.Action) string {
+func (p *printer) action(a *policy.Action) string {
 	ttl := ""
 	if a.TTL > 0 {
 		ttl = "ttl " + formatDelay(a.TTL)
@@ -378,26 +378,26 @@ func (p *printer) action(a *ruleset.Action) string {
 }
 
 // method prints how an action delivers, with its options but ttl.
-func (p *printer) method(a *ruleset.Action) string {
+func (p *printer) method(a *policy.Action) string {
 	var method string
 	switch a.Method {
-	case ruleset.Relay:
+	case policy.Relay:
 		return p.relay(a.Relay)
-	case ruleset.Mbox:
+	case policy.Mbox:
 		method = "mbox"
-	case ruleset.Maildir:
+	case policy.Maildir:
 		method = "maildir"
 		if a.Path != "" {
 			method += " " + quoted(a.Path)
 		}
 		method = words(method, when(a.Junk, "junk"))
-	case ruleset.LMTP:
+	case policy.LMTP:
 		method = words("lmtp", quoted(a.Dest), when(a.RcptTo, "rcpt-to"))
-	case ruleset.Command:
+	case policy.Command:
 		method = "mda " + quoted(a.Command)
-	case ruleset.ForwardOnly:
+	case policy.ForwardOnly:
 		method = "forward-only"
-	case ruleset.ExpandOnly:
+	case policy.ExpandOnly:
 		method = "expand-only"
 	}
 	wrapper := ""
@@ -413,7 +413,7 @@ func (p *printer) method(a *ruleset.Action) string {
 		p.c.tableRef("userbase", a.Userbase), option("user", a.User), wrapper)
 }
 
-func (p *printer) relay(r *ruleset.RelayOptions) string {
+func (p *printer) relay(r *policy.RelayOptions) string {
 	backup := when(r.Backup, "backup")
 	if r.BackupName != "" {
 		backup = "backup mx " + quoted(r.BackupName)
@@ -427,7 +427,7 @@ func (p *printer) relay(r *ruleset.RelayOptions) string {
 }
 
 // ruleText prints a rule with its defaults.
-func (c *Config) ruleText(r *ruleset.Rule) string {
+func (c *Config) ruleText(r *policy.Rule) string {
 	text := "match"
 	for i := range r.Conditions {
 		text += " " + c.conditionText(&r.Conditions[i])
@@ -439,29 +439,29 @@ func (c *Config) ruleText(r *ruleset.Rule) string {
 }
 
 // conditionText prints one condition.
-func (c *Config) conditionText(cond *ruleset.Condition) string {
+func (c *Config) conditionText(cond *policy.Condition) string {
 	word := slotNames[cond.Kind]
 	if cond.Not {
 		word = "!" + word
 	}
 	switch {
-	case cond.Kind == ruleset.From && cond.RDNS:
+	case cond.Kind == policy.From && cond.RDNS:
 		word += " rdns"
-	case cond.Kind == ruleset.From && (cond.How == ruleset.InTable || cond.How == ruleset.RegexIn):
+	case cond.Kind == policy.From && (cond.How == policy.InTable || cond.How == policy.RegexIn):
 		word += " src"
-	case cond.Kind == ruleset.For && (cond.How == ruleset.InTable || cond.How == ruleset.RegexIn):
+	case cond.Kind == policy.For && (cond.How == policy.InTable || cond.How == policy.RegexIn):
 		word += " domain"
 	}
 	switch cond.How {
-	case ruleset.IsAny:
+	case policy.IsAny:
 		return word + " any"
-	case ruleset.IsLocal:
+	case policy.IsLocal:
 		return word + " local"
-	case ruleset.IsSocket:
+	case policy.IsSocket:
 		return word + " socket"
-	case ruleset.InTable:
+	case policy.InTable:
 		return c.tableRef(word, cond.Table)
-	case ruleset.RegexIn:
+	case policy.RegexIn:
 		return c.tableRef(word+" regex", cond.Table)
 	}
 	return word

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // delay takes a delay: digits and one of the units s, m, h and d. bad is the
@@ -257,7 +257,7 @@ func (p *parser) tableValue() *Table {
 // lookupTable returns a declared table. The names of built-in tables may be
 // written with their brackets in quotes or, unless a declared table has the
 // name, without.
-func (p *parser) lookupTable(pos ruleset.Position, name string) *Table {
+func (p *parser) lookupTable(pos policy.Position, name string) *Table {
 	if t := p.tables[name]; t != nil {
 		return t
 	}
@@ -272,7 +272,7 @@ func (p *parser) lookupTable(pos ruleset.Position, name string) *Table {
 }
 
 // addAnonymous makes a table of a value written where it is used.
-func (p *parser) addAnonymous(pos ruleset.Position, kind TableKind, entries []Entry) *Table {
+func (p *parser) addAnonymous(pos policy.Position, kind TableKind, entries []Entry) *Table {
 	t := &Table{
 		Pos:     pos,
 		Name:    fmt.Sprintf("<dynamic:%d>", p.anonymous),

@@ -10,6 +10,10 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
+// InlineMax is the largest message text, in bytes, that travels and is stored
+// together with its envelopes; larger ones are files of their own.
+const InlineMax = 256 << 10
+
 // MsgID names one stored message, 32 bits, never zero, printed as 8 hex digits.
 type MsgID uint32
 

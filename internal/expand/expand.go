@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/srs"
@@ -44,8 +45,8 @@ type ForwardRequest struct {
 // Expander holds what an expansion asks. Expand may be called at the same time
 // from many goroutines; the fields are not changed after the first call.
 type Expander struct {
-	Rules   []*ruleset.Rule
-	Actions map[string]*ruleset.Action // by name
+	Rules   []*policy.Rule
+	Actions map[string]*policy.Action // by name
 	Tables  ruleset.Tables
 
 	// Users is the userbase of actions that name none, the users of the system.
@@ -77,7 +78,7 @@ var ErrNoRule = errors.New("no rule matches")
 // Error is a failed expansion and the rule that led there. It wraps an
 // *smtp.Error that may be told to the client.
 type Error struct {
-	Pos ruleset.Position // zero when no rule was reached
+	Pos policy.Position // zero when no rule was reached
 	Err error
 }
 
@@ -89,7 +90,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Rule returns FILE:LINE of the rule, or "" when no rule matched.
 func (e *Error) Rule() string {
-	if e.Pos == (ruleset.Position{}) {
+	if e.Pos == (policy.Position{}) {
 		return ""
 	}
 	return e.Pos.String()
@@ -99,7 +100,7 @@ func (e *Error) Rule() string {
 // nil. They carry Type, Flags (Internal only), Action, TTL (zero: the default),
 // Sender, Rcpt, Dest, User, Exec and Subaddress; the caller adds identifiers and
 // the facts of the session. The error is an *Error.
-func (x *Expander) Expand(ctx context.Context, f *ruleset.Facts) ([]*envelope.Envelope, error) {
+func (x *Expander) Expand(ctx context.Context, f *policy.Facts) ([]*envelope.Envelope, error) {
 	w := walk{x: x, facts: f, delim: x.Delim}
 	if w.delim == "" {
 		w.delim = "+"

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/srs"
 	"github.com/opensmtpd/opensmtpd/internal/tables/static"
@@ -64,11 +64,11 @@ func (w *world) expander(t testing.TB) *Expander {
 	if w.tableErr != nil {
 		tables["aliases"] = failing{w.tableErr}
 	}
-	var rules []*ruleset.Rule
-	rule := func(domain, action string, more ...ruleset.Condition) {
+	var rules []*policy.Rule
+	rule := func(domain, action string, more ...policy.Condition) {
 		tables[domain] = mapTable(t, map[string]string{domain: ""})
-		rules = append(rules, &ruleset.Rule{Pos: ruleset.Position{File: "smtpd.conf", Line: len(rules) + 1}, Action: action,
-			Conditions: append(more, ruleset.Condition{Kind: ruleset.For, How: ruleset.InTable, Table: domain})})
+		rules = append(rules, &policy.Rule{Pos: policy.Position{File: "smtpd.conf", Line: len(rules) + 1}, Action: action,
+			Conditions: append(more, policy.Condition{Kind: policy.For, How: policy.InTable, Table: domain})})
 	}
 	tables["<localhost>"] = mapTable(t, map[string]string{"local": ""})
 	rule("local.test", "local")
@@ -77,20 +77,20 @@ func (w *world) expander(t testing.TB) *Expander {
 	rule("exp.test", "exp")
 	rule("asuser.test", "asuser")
 	rule("refused.test", "")
-	rule("remote.test", "relay", ruleset.Condition{Kind: ruleset.From, How: ruleset.IsLocal})
+	rule("remote.test", "relay", policy.Condition{Kind: policy.From, How: policy.IsLocal})
 	rule("gone.test", "no-such-action")
-	rules = append(rules, &ruleset.Rule{Pos: ruleset.Position{File: "smtpd.conf", Line: 99}, Action: "local",
-		Conditions: []ruleset.Condition{{Kind: ruleset.MailFrom, How: ruleset.RegexIn, Table: "sender"}, {Kind: ruleset.For, How: ruleset.InTable, Table: "away"}}})
+	rules = append(rules, &policy.Rule{Pos: policy.Position{File: "smtpd.conf", Line: 99}, Action: "local",
+		Conditions: []policy.Condition{{Kind: policy.MailFrom, How: policy.RegexIn, Table: "sender"}, {Kind: policy.For, How: policy.InTable, Table: "away"}}})
 	tables["sender"] = mapTable(t, map[string]string{"^away@": ""})
 	x := &Expander{
 		Rules: rules,
-		Actions: map[string]*ruleset.Action{
-			"local":  {Name: "local", Method: ruleset.Maildir, Alias: "aliases"},
-			"virt":   {Name: "virt", Method: ruleset.Maildir, Virtual: "virtual"},
-			"fwd":    {Name: "fwd", Method: ruleset.ForwardOnly, Alias: "aliases"},
-			"exp":    {Name: "exp", Method: ruleset.ExpandOnly, Alias: "aliases"},
-			"asuser": {Name: "asuser", Method: ruleset.Maildir, User: "vmail"},
-			"relay":  {Name: "relay", Method: ruleset.Relay},
+		Actions: map[string]*policy.Action{
+			"local":  {Name: "local", Method: policy.Maildir, Alias: "aliases"},
+			"virt":   {Name: "virt", Method: policy.Maildir, Virtual: "virtual"},
+			"fwd":    {Name: "fwd", Method: policy.ForwardOnly, Alias: "aliases"},
+			"exp":    {Name: "exp", Method: policy.ExpandOnly, Alias: "aliases"},
+			"asuser": {Name: "asuser", Method: policy.Maildir, User: "vmail"},
+			"relay":  {Name: "relay", Method: policy.Relay},
 		},
 		Tables: func(name string) table.Table { return tables[name] },
 		Users:  mapTable(t, users),
@@ -201,7 +201,7 @@ func TestRecipientExpandsTo(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			x := tt.w.expander(t)
-			envs, err := x.Expand(t.Context(), &ruleset.Facts{Source: "192.0.2.1", Rcpt: path(tt.rcpt)})
+			envs, err := x.Expand(t.Context(), &policy.Facts{Source: "192.0.2.1", Rcpt: path(tt.rcpt)})
 			var got []string
 			for _, e := range envs {
 				got = append(got, show(e))
@@ -267,7 +267,7 @@ func TestRecipientIsRefusedWith(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			envs, err := tt.w.expander(t).Expand(t.Context(), &ruleset.Facts{Source: "192.0.2.1", Rcpt: path(tt.rcpt)})
+			envs, err := tt.w.expander(t).Expand(t.Context(), &policy.Facts{Source: "192.0.2.1", Rcpt: path(tt.rcpt)})
 			se, ok := errors.AsType[*smtp.Error](err)
 			if !ok {
 				t.Fatalf("Expand(%q) = %v, %v, want an *smtp.Error", tt.rcpt, envs, err)
@@ -286,7 +286,7 @@ func TestOnlyAMissingRuleIsErrNoRule(t *testing.T) {
 	t.Parallel()
 	for rcpt, want := range map[string]bool{"x@elsewhere.test": true, "x@refused.test": false, "nobody@local.test": false, "away@local.test": false, "x@": false} {
 		w := world{aliases: map[string]string{"away": "x@elsewhere.test"}}
-		if _, err := w.expander(t).Expand(t.Context(), &ruleset.Facts{Rcpt: path(rcpt)}); errors.Is(err, ErrNoRule) != want {
+		if _, err := w.expander(t).Expand(t.Context(), &policy.Facts{Rcpt: path(rcpt)}); errors.Is(err, ErrNoRule) != want {
 			t.Errorf("Expand(%s): %v, want ErrNoRule: %v", rcpt, err, want)
 		}
 	}
@@ -295,7 +295,7 @@ func TestOnlyAMissingRuleIsErrNoRule(t *testing.T) {
 func TestFailingTableInRuleIsTemporary(t *testing.T) {
 	t.Parallel()
 	w := world{}
-	_, err := w.expander(t).Expand(t.Context(), &ruleset.Facts{Sender: path("away@x.test"), Rcpt: path("x@elsewhere.test")})
+	_, err := w.expander(t).Expand(t.Context(), &policy.Facts{Sender: path("away@x.test"), Rcpt: path("x@elsewhere.test")})
 	e, ok := errors.AsType[*Error](err)
 	if !ok || e.Rule() != "smtpd.conf:99" {
 		t.Fatalf("error %v, want one of rule smtpd.conf:99", err)
@@ -312,7 +312,7 @@ func TestForgedRewrittenSenderIsTakenLiterally(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := world{srs: r}
-	_, err = w.expander(t).Expand(t.Context(), &ruleset.Facts{Rcpt: path("SRS0=AAAA=AA=remote.test=joe@local.test")})
+	_, err = w.expander(t).Expand(t.Context(), &policy.Facts{Rcpt: path("SRS0=AAAA=AA=remote.test=joe@local.test")})
 	if se, ok := errors.AsType[*smtp.Error](err); !ok || se.Enhanced != (smtp.EnhancedCode{5, 1, 1}) {
 		t.Errorf("error %v, want unknown user", err)
 	}
@@ -326,7 +326,7 @@ func TestCancelledExpansionEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	w := world{}
-	_, err := w.expander(t).Expand(ctx, &ruleset.Facts{Rcpt: path("alice@local.test")})
+	_, err := w.expander(t).Expand(ctx, &policy.Facts{Rcpt: path("alice@local.test")})
 	if se, ok := errors.AsType[*smtp.Error](err); !ok || se.Permanent() {
 		t.Errorf("error %v, want a temporary one", err)
 	}
@@ -339,7 +339,7 @@ func TestLargeListDropsDuplicates(t *testing.T) {
 		fmt.Fprintf(&b, "u%d@remote.test\n", i%1500)
 	}
 	w := world{aliases: map[string]string{"list": ":include:/l"}, files: map[string]string{"/l": b.String()}}
-	envs, err := w.expander(t).Expand(t.Context(), &ruleset.Facts{Rcpt: path("list@local.test")})
+	envs, err := w.expander(t).Expand(t.Context(), &policy.Facts{Rcpt: path("list@local.test")})
 	if err != nil || len(envs) != 1500 {
 		t.Fatalf("%d envelopes, %v, want 1500", len(envs), err)
 	}
@@ -355,7 +355,7 @@ func TestLargeListDropsDuplicates(t *testing.T) {
 func BenchmarkPlainUser(b *testing.B) {
 	w := world{aliases: map[string]string{"info": "alice"}}
 	x := w.expander(b)
-	f := &ruleset.Facts{Source: "192.0.2.1", Rcpt: path("alice@local.test")}
+	f := &policy.Facts{Source: "192.0.2.1", Rcpt: path("alice@local.test")}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := x.Expand(b.Context(), f); err != nil {

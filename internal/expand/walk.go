@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/srs"
@@ -21,9 +22,9 @@ type node struct {
 	parent *node
 	depth  int
 
-	addr   *node           // nearest address at or above this node
-	rule   *ruleset.Rule   // of addr
-	action *ruleset.Action // of addr
+	addr   *node          // nearest address at or above this node
+	rule   *policy.Rule   // of addr
+	action *policy.Action // of addr
 
 	sameUser  bool // a user name whose parent is the same user
 	forwarded bool // a user name whose ~/.forward was read
@@ -40,12 +41,12 @@ type userInfo struct {
 // walk is one expansion.
 type walk struct {
 	x         *Expander
-	facts     *ruleset.Facts
+	facts     *policy.Facts
 	delim     string
 	queue     []*node
 	seen      seen
 	forwarded int // nodes that stem from ~/.forward files
-	pos       ruleset.Position
+	pos       policy.Position
 	out       []*envelope.Envelope
 }
 
@@ -90,7 +91,7 @@ func (w *walk) step(ctx context.Context, n *node) error {
 	case ToFile, ToCommand:
 		return w.exec(n)
 	case ToError:
-		if n.action.Method == ruleset.ForwardOnly {
+		if n.action.Method == policy.ForwardOnly {
 			return w.failf(listTemp, "an error target under forward-only")
 		}
 		e := *n.target.Error
@@ -193,7 +194,7 @@ func (w *walk) address(ctx context.Context, n *node) error {
 	if n.action == nil {
 		return w.failf(temporary, "no action %q", rule.Action)
 	}
-	if n.action.Method == ruleset.Relay {
+	if n.action.Method == policy.Relay {
 		w.emit(n, envelope.MTA)
 		return nil
 	}
@@ -308,7 +309,7 @@ func (w *walk) username(ctx context.Context, n *node) error {
 }
 
 // userInfo asks the userbase of the action.
-func (w *walk) userInfo(ctx context.Context, a *ruleset.Action, name string) (*userInfo, error) {
+func (w *walk) userInfo(ctx context.Context, a *policy.Action, name string) (*userInfo, error) {
 	t := w.x.Users
 	if a.Userbase != "" {
 		t = w.x.Tables(a.Userbase)
@@ -373,7 +374,7 @@ func (w *walk) dotForward(ctx context.Context, n *node) error {
 
 // exec emits a delivery to a file or command.
 func (w *walk) exec(n *node) error {
-	if n.action.Method == ruleset.ForwardOnly {
+	if n.action.Method == policy.ForwardOnly {
 		return w.failf(listTemp, "%s under forward-only", n.target)
 	}
 	if u := n.parent.user; u != nil && u.uid == 0 {
@@ -386,9 +387,9 @@ func (w *walk) exec(n *node) error {
 // deliver emits a delivery to the user of the node.
 func (w *walk) deliver(n *node) error {
 	switch n.action.Method {
-	case ruleset.ForwardOnly:
+	case policy.ForwardOnly:
 		return w.failf(listTemp, "%s forwards to no address, under forward-only", n.user.name)
-	case ruleset.ExpandOnly:
+	case policy.ExpandOnly:
 		return w.failf(listPerm, "%s has neither alias nor .forward, under expand-only", n.user.name)
 	}
 	w.emit(n, envelope.MDA)

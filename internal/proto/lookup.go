@@ -6,7 +6,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -37,7 +37,7 @@ var (
 type ExpandRequest struct {
 	Generation uint32
 	MsgID      envelope.MsgID
-	Facts      ruleset.Facts
+	Facts      policy.Facts
 	Hostname   string // the client's reverse name
 	SMTPName   string // ours
 	EightBit   bool

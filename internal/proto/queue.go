@@ -3,7 +3,6 @@ package proto
 import (
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
-	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler"
 )
 
@@ -15,7 +14,7 @@ var (
 	// Spill returns a descriptor to write a large body to.
 	Spill = imsg.Method[MsgRequest, Empty]{ID: 0x0202, Name: "queue.spill"}
 	// Commit makes the message durable. Its reply is the instant of responsibility.
-	Commit = imsg.Method[CommitRequest, Empty]{ID: 0x0203, Name: "queue.commit", MaxSize: queue.InlineMax + 4096}
+	Commit = imsg.Method[CommitRequest, Empty]{ID: 0x0203, Name: "queue.commit", MaxSize: envelope.InlineMax + 4096}
 	// Rollback drops an open transaction. One-way.
 	Rollback = imsg.Method[MsgRequest, Empty]{ID: 0x0204, Name: "queue.rollback"}
 	// Submit adds recipients to an open transaction. Called by lookup only.

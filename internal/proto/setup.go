@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
 // setupSize bounds a configuration slice, in bytes: inline tables, certificates.
@@ -144,8 +144,8 @@ type LookupConfig struct {
 	Generation   uint32
 	ServerName   string
 	Tables       []Table
-	Rules        []*ruleset.Rule
-	Actions      []*ruleset.Action
+	Rules        []*policy.Rule
+	Actions      []*policy.Action
 	SubAddrDelim string
 	QueueTTL     time.Duration
 	SRSKey       string
@@ -224,7 +224,7 @@ type ControlConfig struct {
 type WorkerConfig struct {
 	User      string
 	Home      string
-	Method    uint8 // ruleset.Method
+	Method    uint8 // policy.Method
 	Path      string
 	Junk      bool
 	Dest      string

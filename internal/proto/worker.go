@@ -1,15 +1,15 @@
 package proto
 
 import (
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
-	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // Served by a delivery worker.
 var (
 	// Deliver makes one delivery. The body is in the request, or a descriptor.
-	Deliver = imsg.Method[DeliverRequest, DeliverReply]{ID: 0x0501, Name: "worker.deliver", MaxSize: queue.InlineMax + 64<<10}
+	Deliver = imsg.Method[DeliverRequest, DeliverReply]{ID: 0x0501, Name: "worker.deliver", MaxSize: envelope.InlineMax + 64<<10}
 )
 
 // Served by an enqueuer, which runs as the owner of the file.

@@ -23,7 +23,7 @@ var (
 
 // InlineMax is the largest body, in bytes, that Commit takes in memory; larger
 // ones are spilled to a file first.
-const InlineMax = 256 << 10
+const InlineMax = envelope.InlineMax
 
 // Store keeps messages. All methods may be called at the same time; calls for one
 // MsgID are made one after the other, except Open, Update and Delete of different

@@ -1,3 +1,6 @@
+// Package ruleset decides what happens to an envelope: the first match line whose
+// conditions all hold names an action or refuses. It asks tables through an
+// interface and does no I/O of its own.
 package ruleset
 
 import (
@@ -6,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/table"
 )
@@ -17,7 +21,7 @@ type Tables func(name string) table.Table
 // TableError says that a condition could not be decided because its table failed.
 // It is always temporary.
 type TableError struct {
-	Pos   Position // of the rule
+	Pos   policy.Position // of the rule
 	Table string
 	Err   error
 }
@@ -36,13 +40,10 @@ func (e *TableError) Rule() string { return e.Pos.String() }
 // errNoTable is the cause when a rule names a table that was not opened.
 var errNoTable = errors.New("no such table")
 
-// String returns FILE:LINE.
-func (p Position) String() string { return fmt.Sprintf("%s:%d", p.File, p.Line) }
-
 // Match returns the first rule whose conditions all hold, or nil when none does.
 // Conditions are tested in the order they stand in the rule, up to the first that
 // fails. A failing table ends the search with a *TableError, negated or not.
-func Match(ctx context.Context, rules []*Rule, tables Tables, f *Facts) (*Rule, error) {
+func Match(ctx context.Context, rules []*policy.Rule, tables Tables, f *policy.Facts) (*policy.Rule, error) {
 	k := keys{facts: f}
 	for _, r := range rules {
 		ok, err := matchRule(ctx, r, tables, &k)
@@ -56,7 +57,7 @@ func Match(ctx context.Context, rules []*Rule, tables Tables, f *Facts) (*Rule, 
 	return nil, nil
 }
 
-func matchRule(ctx context.Context, r *Rule, tables Tables, k *keys) (bool, error) {
+func matchRule(ctx context.Context, r *policy.Rule, tables Tables, k *keys) (bool, error) {
 	for i := range r.Conditions {
 		c := &r.Conditions[i]
 		ok, err := matchCondition(ctx, c, tables, k)
@@ -71,24 +72,24 @@ func matchRule(ctx context.Context, r *Rule, tables Tables, k *keys) (bool, erro
 }
 
 // matchCondition decides one condition, its negation included.
-func matchCondition(ctx context.Context, c *Condition, tables Tables, k *keys) (bool, error) {
+func matchCondition(ctx context.Context, c *policy.Condition, tables Tables, k *keys) (bool, error) {
 	q := query{name: c.Table}
 	switch c.Kind {
-	case Tag:
+	case policy.Tag:
 		q.service, q.key = table.String, k.facts.Tag
-	case From:
+	case policy.From:
 		return matchFrom(ctx, c, tables, k)
-	case For:
+	case policy.For:
 		q.service, q.key = table.Domain, k.domain()
-		if c.How == IsAny || c.Table == "" && c.How != IsLocal {
+		if c.How == policy.IsAny || c.Table == "" && c.How != policy.IsLocal {
 			return (q.key != "") != c.Not, nil
 		}
-		if c.How == IsLocal && c.Table == "" {
+		if c.How == policy.IsLocal && c.Table == "" {
 			q.name = "<localnames>"
 		}
-	case HELO:
+	case policy.HELO:
 		q.service, q.key = table.Domain, trimDot(k.facts.HELO)
-	case Auth:
+	case policy.Auth:
 		if !k.facts.Authenticated || c.Table == "" {
 			return k.facts.Authenticated != c.Not, nil
 		}
@@ -96,11 +97,11 @@ func matchCondition(ctx context.Context, c *Condition, tables Tables, k *keys) (
 		if strings.Contains(q.key, "@") {
 			q.service = table.MailAddr
 		}
-	case TLS:
+	case policy.TLS:
 		return k.facts.TLS != c.Not, nil
-	case MailFrom:
+	case policy.MailFrom:
 		q.service, q.key = table.MailAddr, k.senderKey()
-	case RcptTo:
+	case policy.RcptTo:
 		q.service, q.key = table.MailAddr, k.rcptKey()
 	default:
 		return false, fmt.Errorf("unknown condition %d", c.Kind)
@@ -109,18 +110,18 @@ func matchCondition(ctx context.Context, c *Condition, tables Tables, k *keys) (
 }
 
 // matchFrom decides a condition on where the mail comes from.
-func matchFrom(ctx context.Context, c *Condition, tables Tables, k *keys) (bool, error) {
+func matchFrom(ctx context.Context, c *policy.Condition, tables Tables, k *keys) (bool, error) {
 	f := k.facts
 	source := f.Source
 	if f.Internal {
 		source = "local"
 	}
 	switch {
-	case c.How == IsAny:
+	case c.How == policy.IsAny:
 		return !c.Not, nil
-	case c.How == IsSocket:
+	case c.How == policy.IsSocket:
 		return (f.Source == "local" && !f.Internal) != c.Not, nil
-	case c.RDNS || c.How == HasRDNS:
+	case c.RDNS || c.How == policy.HasRDNS:
 		name := trimDot(f.RDNS)
 		if f.Internal {
 			name = source
@@ -153,8 +154,8 @@ type query struct {
 }
 
 // decide asks the table and applies the condition's way to compare and negation.
-func (q *query) decide(ctx context.Context, c *Condition, tables Tables) (bool, error) {
-	if c.How == RegexIn {
+func (q *query) decide(ctx context.Context, c *policy.Condition, tables Tables) (bool, error) {
+	if c.How == policy.RegexIn {
 		q.service = table.Regex
 	}
 	t := tables(q.name)
@@ -173,7 +174,7 @@ func (q *query) decide(ctx context.Context, c *Condition, tables Tables) (bool, 
 
 // keys makes the keys that need joining, once for all rules.
 type keys struct {
-	facts        *Facts
+	facts        *policy.Facts
 	sender, rcpt string
 }
 

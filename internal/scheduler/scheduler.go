@@ -106,3 +106,12 @@ type Backend interface {
 	// Changed is signalled (one slot) when Next may have something new to say.
 	Changed() <-chan struct{}
 }
+
+// Counts is a snapshot of how many envelopes the schedule knows.
+type Counts struct {
+	Envelopes    int // in all
+	InFlight     int
+	Held         int
+	HoldQueues   int   // hold queues that are not empty
+	HoldOverflow int64 // times a hold queue was found full, since New
+}

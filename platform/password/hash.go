@@ -9,11 +9,13 @@ import (
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
 )
 
-// bcryptMax is how much of a password bcrypt looks at, in bytes.
-const bcryptMax = 72
+// bcryptMax is the length up to which bcrypt looks at all of a password, in bytes.
+// It takes 72 bytes, of which the last is the NUL behind the password: of one that
+// fills them all it cannot tell that it ends there.
+const bcryptMax = 71
 
 // Hash returns a crypt(5) string of password for a password table: bcrypt ($2b$),
-// which every system's library knows; of more than 72 bytes, where bcrypt would
+// which every system's library knows; of more than 71 bytes, where bcrypt would
 // look at the beginning only, SHA-512 ($6$).
 func Hash(password string) (string, error) {
 	if password == "" || len(password) > MaxLength || strings.IndexByte(password, 0) >= 0 {

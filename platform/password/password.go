@@ -27,6 +27,9 @@ import (
 // MaxLength bounds a password, in bytes. crypt(3) of libxcrypt takes no longer one.
 const MaxLength = 511
 
+// maxHash bounds a stored hash, in bytes.
+const maxHash = 512
+
 // Dummy is a well-formed hash that no password is meant to match. Verifying
 // against it costs about what a real verification costs, so that the time an
 // answer takes does not tell whether a user exists.
@@ -71,7 +74,7 @@ func New(parallel int) (*Verifier, error) {
 // when it is not, ErrUnsupported when it cannot tell, or the error of ctx when
 // that ends while Verify waits for its turn. A verification once begun is not
 // interrupted. An empty password or hash never matches.
-func (v *Verifier) Verify(ctx context.Context, hash, password string) error {
+func (v *Verifier) Verify(ctx context.Context, hash, password string) (err error) {
 	if Locked(hash) || password == "" || len(password) > MaxLength || strings.IndexByte(password, 0) >= 0 {
 		return ErrMismatch
 	}
@@ -82,6 +85,16 @@ func (v *Verifier) Verify(ctx context.Context, hash, password string) error {
 	}
 	defer func() { <-v.slots }()
 
+	if len(hash) > maxHash {
+		return fmt.Errorf("%w: longer than %d bytes", ErrUnsupported, maxHash)
+	}
+	// The library panics on some damaged hashes; one bad line of a table must not end
+	// the process.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %s: %v", ErrUnsupported, Form(hash), r)
+		}
+	}()
 	digest, err := v.decoder.Decode(hash)
 	if err != nil {
 		return fmt.Errorf("%w: %s", ErrUnsupported, Form(hash))

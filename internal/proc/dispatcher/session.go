@@ -8,9 +8,9 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
 )
@@ -83,7 +83,7 @@ func (b *session) Rcpt(ctx context.Context, t *server.Transaction, rcpts []serve
 func (b *session) rcpt(ctx context.Context, t *server.Transaction, r *server.Recipient) error {
 	reply, err := proc.Ask(ctx, b.g.d.p.Links, proto.Lookup, proto.Expand, proto.ExpandRequest{
 		Generation: b.g.number, MsgID: t.ID,
-		Facts: ruleset.Facts{
+		Facts: policy.Facts{
 			Tag: b.s.Tag, Source: b.s.Source, RDNS: b.s.RDNS, HELO: b.s.HELO,
 			Authenticated: b.s.Authenticated, Username: b.s.Username, TLS: b.s.TLS != nil,
 			Sender: t.Sender, Rcpt: r.Path,

@@ -6,9 +6,9 @@ import (
 	"os"
 
 	"github.com/opensmtpd/opensmtpd/internal/expand"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/srs"
 	"github.com/opensmtpd/opensmtpd/table"
 )
@@ -38,7 +38,7 @@ func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*gen
 		}
 		g.tables[t.Name] = opened
 	}
-	actions := map[string]*ruleset.Action{}
+	actions := map[string]*policy.Action{}
 	for _, a := range c.Actions {
 		actions[a.Name] = a
 	}

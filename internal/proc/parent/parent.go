@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
@@ -29,9 +29,9 @@ type Config struct {
 	Key        proto.KeyConfig
 	Control    proto.ControlConfig
 
-	TableFiles map[string]string          // table name → file that lookup may have opened
-	Actions    map[string]*ruleset.Action // by name, for delivery workers
-	Delimiter  string                     // between user and subaddress
+	TableFiles map[string]string         // table name → file that lookup may have opened
+	Actions    map[string]*policy.Action // by name, for delivery workers
+	Delimiter  string                    // between user and subaddress
 }
 
 // Listen is an address to bind and how its sessions behave. Interface sockets may

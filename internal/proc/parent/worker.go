@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
@@ -44,10 +44,10 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 	if err != nil {
 		return proto.Empty{}, nil, err
 	}
-	if u.UID == 0 && (action.Method != ruleset.Mbox || action.Wrapper != "") {
+	if u.UID == 0 && (action.Method != policy.Mbox || action.Wrapper != "") {
 		return proto.Empty{}, nil, permanent("MDA not allowed to deliver to: %s", req.User)
 	}
-	if action.Method == ruleset.Mbox {
+	if action.Method == policy.Mbox {
 		if err := p.prepareMailbox(&u); err != nil {
 			return proto.Empty{}, nil, err
 		}
@@ -72,7 +72,7 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 
 // recipient decides whom a worker runs as. System users are looked up here, so
 // that the queue's word is not taken for their ids.
-func (p *Parent) recipient(ctx context.Context, a *ruleset.Action, req proto.WorkerRequest) (platform.User, error) {
+func (p *Parent) recipient(ctx context.Context, a *policy.Action, req proto.WorkerRequest) (platform.User, error) {
 	if req.User == "" {
 		return p.SMTPUser, nil
 	}

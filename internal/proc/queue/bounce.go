@@ -8,8 +8,8 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/dsn"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/ruleset"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
 )
 
@@ -160,7 +160,7 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 	}
 	name := q.config.Load().ServerName
 	return q.inject(ctx, proto.ExpandRequest{
-		Facts: ruleset.Facts{
+		Facts: policy.Facts{
 			Source: "local", RDNS: name, HELO: name, Authenticated: true, Internal: true, Rcpt: first.Sender,
 		},
 		Hostname: name, SMTPName: name, EightBit: m.EightBit, UTF8: m.UTF8, Bounce: true,
@@ -168,8 +168,8 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 }
 
 // factsOf returns what is known of an envelope's session, for the rules.
-func factsOf(e *envelope.Envelope) ruleset.Facts {
-	return ruleset.Facts{
+func factsOf(e *envelope.Envelope) policy.Facts {
+	return policy.Facts{
 		Tag: e.Tag, Source: e.Source, RDNS: e.Hostname, HELO: e.HELO,
 		Authenticated: e.Flags&envelope.Authenticated != 0, Username: e.Username,
 		Sender: e.Sender, Rcpt: e.Rcpt,

@@ -20,23 +20,31 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler"
-	"github.com/opensmtpd/opensmtpd/internal/scheduler/ram"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
-// OpenStore opens the spool; the wiring chooses the implementation.
-type OpenStore func(proto.QueueConfig) (queue.Store, error)
+// Parts are the backends; the wiring chooses them.
+type Parts struct {
+	Store    func(proto.QueueConfig) (queue.Store, error) // opens the spool
+	Schedule func(maxInFlight int) Schedule
+}
+
+// Schedule is a schedule that can be counted.
+type Schedule interface {
+	scheduler.Backend
+	Counts() scheduler.Counts
+}
 
 // Queue is the role.
 type Queue struct {
 	p       *proc.Process
-	open    OpenStore
+	parts   Parts
 	events  report.Sink
 	stats   stats.Set
 	config  atomic.Pointer[config]
 	store   queue.Store
-	sched   *ram.Schedule
+	sched   Schedule
 	deliver *deliver.Deliverer
 	bounces *bouncer
 
@@ -60,9 +68,9 @@ type config struct {
 const maxFresh = 10_000
 
 // New makes the role.
-func New(p *proc.Process, open OpenStore) *Queue {
+func New(p *proc.Process, parts Parts) *Queue {
 	q := &Queue{
-		p: p, open: open,
+		p: p, parts: parts,
 		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
 		fresh: map[envelope.ID]*envelope.Envelope{},
 	}
@@ -115,12 +123,12 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	if q.p.Confined() {
 		c.Confine.Root = "/" // the spool is the root directory now
 	}
-	store, err := q.open(c)
+	store, err := q.parts.Store(c)
 	if err != nil {
 		return reply, fmt.Errorf("open the queue: %w", err)
 	}
 	q.store = store
-	q.sched = ram.New(ram.Limits{MaxInFlight: c.MaxInflight})
+	q.sched = q.parts.Schedule(c.MaxInflight)
 	q.config.Store(next)
 	q.p.Log.SetVerbose(c.Verbose)
 	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})

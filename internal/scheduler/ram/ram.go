@@ -30,15 +30,6 @@ type Limits struct {
 	HoldDelay   time.Duration // pause of an envelope that found its hold queue full; default 3 s
 }
 
-// Counts is a snapshot of how many envelopes the schedule knows.
-type Counts struct {
-	Envelopes    int // in all
-	InFlight     int
-	Held         int
-	HoldQueues   int   // hold queues that are not empty
-	HoldOverflow int64 // times a hold queue was found full, since New
-}
-
 // Schedule is the backend.
 type Schedule struct {
 	limits  Limits
@@ -118,10 +109,10 @@ func (s *Schedule) signal() {
 }
 
 // Counts returns how many envelopes there are.
-func (s *Schedule) Counts() Counts {
+func (s *Schedule) Counts() scheduler.Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Counts{Envelopes: s.slots.used, InFlight: s.inFlight, Held: s.held, HoldQueues: len(s.holds), HoldOverflow: s.overflow}
+	return scheduler.Counts{Envelopes: s.slots.used, InFlight: s.inFlight, Held: s.held, HoldQueues: len(s.holds), HoldOverflow: s.overflow}
 }
 
 // Insert implements scheduler.Backend.

@@ -77,7 +77,7 @@ func TestEmptiedScheduleGivesMemoryBack(t *testing.T) {
 	if after := heapInUse(); after > before+100<<10 {
 		t.Errorf("%d bytes are kept by an empty schedule", after-before)
 	}
-	if got := s.Counts(); got != (Counts{}) {
+	if got := s.Counts(); got != (scheduler.Counts{}) {
 		t.Errorf("counts %+v, want none", got)
 	}
 	fill(s, 10, now)
@@ -96,7 +96,7 @@ func TestCounts(t *testing.T) {
 	s.Next(now, 3)
 	s.Hold(envelope.NewID(1, 1), "q", now)
 	s.Hold(envelope.NewID(1, 2), "q", now)
-	want := Counts{Envelopes: 4, InFlight: 1, Held: 1, HoldQueues: 1, HoldOverflow: 1}
+	want := scheduler.Counts{Envelopes: 4, InFlight: 1, Held: 1, HoldQueues: 1, HoldOverflow: 1}
 	if got := s.Counts(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -1,10 +1,9 @@
-// Package ruleset decides what happens to an envelope: the first match line whose
-// conditions all hold names an action or refuses. It holds the compiled form of
-// match and action lines; it asks tables through an interface and does no I/O of
-// its own.
-package ruleset
+// Package policy holds match and action lines as data, with the facts that a match
+// line asks about. Package ruleset decides with them.
+package policy
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -53,6 +52,9 @@ type Position struct {
 	File string
 	Line int
 }
+
+// String returns FILE:LINE.
+func (p Position) String() string { return fmt.Sprintf("%s:%d", p.File, p.Line) }
 
 // Rule is one match line. Conditions are in the order of Kind.
 type Rule struct {
