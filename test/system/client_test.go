@@ -165,7 +165,7 @@ func TestClientsDeliverWholeMessages(t *testing.T) {
 		}},
 		{"python3", "smtplib", func(subject string) { d.python(crlf(message(subject, sample))) }},
 		{"s-nail", "over SMTP", func(subject string) {
-			d.run("alice", sample, "s-nail", "-:/", "-Sv15-compat", "-Smta=smtp://"+d.host+":25", "-Ssmtp-config=-all", "-Sfrom=alice@example.net", "-Sttycharset=utf-8", "-s", subject, "alice@example.org")
+			d.run("alice", sample, "s-nail", "-:/", "-Sv15-compat", "-Smta=smtp://"+d.host+":25", "-Ssmtp-auth=none", "-Sfrom=alice@example.net", "-Sttycharset=utf-8", "-s", subject, "alice@example.org")
 		}},
 		{"s-nail", "with sendmail", func(subject string) {
 			d.run("alice", sample, "s-nail", "-:/", "-Smta="+filepath.Join(programs, "sendmail"), "-Sttycharset=utf-8", "-s", subject, "alice@example.org")

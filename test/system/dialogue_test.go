@@ -142,7 +142,8 @@ func (d *daemon) to(rcpts ...string) *conn {
 // send sends a message to recipients. Lines of text end in "\n".
 func (d *daemon) send(text string, rcpts ...string) {
 	d.t.Helper()
-	text = strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\r\n")
+	text = strings.ReplaceAll("\n"+strings.TrimSuffix(text, "\n"), "\n.", "\n..")[1:]
+	text = strings.ReplaceAll(text, "\n", "\r\n")
 	d.to(rcpts...).talk("DATA", "^354", text+"\r\n.", "^250 2.0.0", "QUIT", "^221")
 }
 
@@ -182,15 +183,21 @@ func (d *daemon) maildir(name string) []string {
 // mail waits for n messages in a user's Maildir, and returns them.
 func (d *daemon) mail(who string, n int) []string {
 	d.t.Helper()
-	var got []string
-	d.await(fmt.Sprintf("%d messages of %s", n, who), func() bool {
-		got = d.mails(who)
-		return len(got) >= n
-	})
+	d.await(fmt.Sprintf("%d messages of %s", n, who), func() bool { return d.arrived(who) >= n })
+	got := d.mails(who)
 	if len(got) > n {
 		d.t.Errorf("%d messages of %s, want %d", len(got), who, n)
 	}
 	return got
+}
+
+// arrived returns the number of messages in a user's Maildir.
+func (d *daemon) arrived(who string) int {
+	entries, err := os.ReadDir(d.path("home/" + who + "/Maildir/new"))
+	if err != nil {
+		return 0 // nothing has been delivered yet
+	}
+	return len(entries)
 }
 
 // body returns a message without its header.

@@ -9,6 +9,7 @@ package system
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -88,10 +89,11 @@ type daemon struct {
 	done chan struct{} // closed when it has ended
 	err  error         // of its end
 
-	mu      sync.Mutex // guards what follows
-	log     []string
-	seen    []bool // lines that a wait has returned
-	changed chan struct{}
+	delivered atomic.Int64 // successful local deliveries, as the log has them
+
+	mu   sync.Mutex // guards what follows
+	log  []string
+	seen []bool // lines that a wait has returned
 }
 
 // serial numbers the daemons of this run: each has a loopback address of its own.
@@ -102,7 +104,7 @@ var serial atomic.Int32
 func newDaemon(t *testing.T, conf string) *daemon {
 	t.Helper()
 	n := serial.Add(1)
-	d := &daemon{t: t, dir: t.TempDir(), changed: make(chan struct{})}
+	d := &daemon{t: t, dir: t.TempDir()}
 	d.host = fmt.Sprintf("127.%d.%d.1", 100+os.Getpid()%100, n)
 	d.conf = filepath.Join(d.dir, "smtpd.conf")
 	for _, path := range []string{filepath.Dir(d.dir), d.dir} {
@@ -222,19 +224,25 @@ func (d *daemon) start() {
 	done, cmd := d.done, d.cmd
 	go func() {
 		defer close(done)
-		lines := bufio.NewScanner(stderr)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			d.mu.Lock()
-			d.log, d.seen = append(d.log, lines.Text()), append(d.seen, false)
-			close(d.changed)
-			d.changed = make(chan struct{})
-			d.mu.Unlock()
-		}
+		d.keep(stderr, "")
 		d.err = cmd.Wait()
 	}()
 	t.Cleanup(func() { d.cleanUp(done, cmd) })
 	d.wait(`ready$`)
+}
+
+// keep adds lines to the log until their end, each with a prefix.
+func (d *daemon) keep(r io.Reader, prefix string) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), " mda delivery ") && strings.Contains(lines.Text(), " result=Ok ") {
+			d.delivered.Add(1)
+		}
+		d.mu.Lock()
+		d.log, d.seen = append(d.log, prefix+lines.Text()), append(d.seen, false)
+		d.mu.Unlock()
+	}
 }
 
 // cleanUp ends a daemon that a test has left running, and shows its log when the
@@ -322,31 +330,24 @@ func (d *daemon) count(pattern string) int {
 	return n
 }
 
-// await waits until a condition holds. It looks again when the log grows, and now
-// and then for conditions that no log line tells of.
+// await waits until a condition holds.
 func (d *daemon) await(what string, holds func() bool) {
 	d.t.Helper()
-	deadline := time.After(patience)
-	for {
-		d.mu.Lock()
-		changed := d.changed
-		d.mu.Unlock()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(patience); ; <-look.C {
 		ended := false
 		select {
 		case <-d.done:
 			ended = true
 		default:
 		}
-		if holds() {
+		switch {
+		case holds():
 			return
-		}
-		if ended {
+		case ended:
 			d.t.Fatalf("the daemon ended (%v) while the test waited for %s", d.err, what)
-		}
-		select {
-		case <-changed:
-		case <-time.After(20 * time.Millisecond):
-		case <-deadline:
+		case time.Now().After(deadline):
 			d.t.Fatalf("waited in vain for %s", what)
 		}
 	}

@@ -22,14 +22,19 @@ type process struct {
 // family returns the daemon's processes by their titles.
 func (d *daemon) family() map[string]process {
 	d.t.Helper()
-	parent := d.cmd.Process.Pid
-	out := map[string]process{}
-	entries, err := filepath.Glob("/proc/[0-9]*")
+	pids := []string{fmt.Sprint(d.cmd.Process.Pid)}
+	threads, err := filepath.Glob("/proc/" + pids[0] + "/task/*/children")
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for _, e := range entries {
-		p := process{pid: atoi(d.t, filepath.Base(e)), status: map[string]string{}}
+	for _, path := range threads {
+		if list, err := os.ReadFile(path); err == nil { // the thread may have ended
+			pids = append(pids, strings.Fields(string(list))...)
+		}
+	}
+	out := map[string]process{}
+	for _, pid := range pids {
+		p, e := process{pid: atoi(d.t, pid), status: map[string]string{}}, "/proc/"+pid
 		status, err := os.ReadFile(e + "/status")
 		if err != nil {
 			continue // it has ended
@@ -37,9 +42,6 @@ func (d *daemon) family() map[string]process {
 		for line := range strings.SplitSeq(string(status), "\n") {
 			name, value, _ := strings.Cut(line, ":")
 			p.status[name] = strings.TrimSpace(value)
-		}
-		if p.pid != parent && p.status["PPid"] != fmt.Sprint(parent) {
-			continue
 		}
 		args, err1 := os.ReadFile(e + "/cmdline")
 		root, err2 := os.Readlink(e + "/root")
