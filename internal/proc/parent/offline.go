@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -69,6 +70,9 @@ func (p *Parent) offlinePass(ctx context.Context, dir string) (int, error) {
 func (p *Parent) offlineNames(ctx context.Context, dir string, names []string) int {
 	owners := map[int][]string{}
 	for _, name := range names {
+		if strings.HasPrefix(name, ".") { // still being written
+			continue
+		}
 		fi, err := os.Lstat(filepath.Join(dir, name))
 		if err != nil {
 			continue
