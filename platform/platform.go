@@ -47,6 +47,12 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, user, password string) error
 }
 
+// Shielder is offered by hosts where other processes of the same user could look
+// into this one, and that can keep them from it without further confinement.
+type Shielder interface {
+	Shield() error
+}
+
 // Watched is offered by hosts whose service manager wants a sign of life.
 type Watched interface {
 	// WatchdogInterval returns how often the manager expects a State with Watchdog

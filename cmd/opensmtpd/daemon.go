@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opensmtpd/opensmtpd/internal/config"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
@@ -39,8 +40,13 @@ func retitle(exe string) error {
 }
 
 // background starts the daemon in a session of its own and waits until it accepts
-// mail, so that the exit status tells whether it does.
-func background(exe string) int {
+// mail, so that the exit status tells whether it does. A key of the queue that
+// somebody types or pipes in is read here, where the terminal is.
+func background(exe string, q *config.QueueConfig) int {
+	stdin, err := backgroundInput(q)
+	if err != nil {
+		return fail(err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fail(err)
@@ -53,7 +59,7 @@ func background(exe string) int {
 	cmd.Args = append([]string{titlePrefix + ": [priv]", "-F"}, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), exeVariable+"="+exe, readyVariable+"=3")
 	cmd.Dir = "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, null, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, null, os.Stderr
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -71,8 +77,28 @@ func background(exe string) int {
 	return fail(fmt.Errorf("smtpd did not start: %w", err))
 }
 
+// backgroundInput returns the standard input of a daemon in the background: the line
+// with the key, or nothing.
+func backgroundInput(q *config.QueueConfig) (*os.File, error) {
+	if q.Encryption != config.KeyAsk && q.Encryption != config.KeyStdin {
+		return os.Open(os.DevNull)
+	}
+	key, err := readKey(q.Encryption == config.KeyAsk, os.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.WriteString(key + "\n"); err != nil { // far less than a pipe holds
+		return nil, err
+	}
+	return r, w.Close()
+}
+
 // tellReady tells the process that waits in background, and lets go of the
-// terminal.
+// terminal: descriptor 2 leads nowhere from then on, but stays taken.
 func (s *service) tellReady() {
 	if os.Getenv(readyVariable) != "3" {
 		return
@@ -80,12 +106,12 @@ func (s *service) tellReady() {
 	f := os.NewFile(3, "ready")
 	_, _ = f.WriteString("ready\n") // whoever waited may be gone
 	f.Close()
-	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-		os.Stdin.Close()
-		os.Stderr.Close()
-		os.Stdin, os.Stderr = null, null
-		s.out.mu.Lock()
-		s.out.stderr = null
-		s.out.mu.Unlock()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err == nil {
+		err = replaceFD(int(null.Fd()), 2)
+		null.Close()
+	}
+	if err != nil {
+		s.log.Warnf("let go of the terminal: %v", err)
 	}
 }

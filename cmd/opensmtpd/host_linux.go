@@ -1,6 +1,8 @@
 package main
 
 import (
+	"syscall"
+
 	"github.com/opensmtpd/opensmtpd/platform"
 	"github.com/opensmtpd/opensmtpd/platform/linux"
 )
@@ -9,3 +11,6 @@ import (
 func systemHost(override platform.Paths) (platform.Host, error) {
 	return linux.New(linux.Config{Paths: override})
 }
+
+// replaceFD makes descriptor to mean what from means.
+func replaceFD(from, to int) error { return syscall.Dup3(from, to, 0) }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"syscall"
+
 	"github.com/opensmtpd/opensmtpd/platform"
 	"github.com/opensmtpd/opensmtpd/platform/openbsd"
 )
@@ -9,3 +11,6 @@ import (
 func systemHost(override platform.Paths) (platform.Host, error) {
 	return openbsd.New(openbsd.Config{Paths: override})
 }
+
+// replaceFD makes descriptor to mean what from means.
+func replaceFD(from, to int) error { return syscall.Dup2(from, to) }

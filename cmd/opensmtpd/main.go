@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/getopt"
@@ -86,6 +87,9 @@ func parseFlags(args []string) (*flags, error) {
 				return nil, err
 			}
 		case 'P':
+			if !slices.Contains([]string{"mda", "mta", "smtp"}, o.Arg) {
+				return nil, fmt.Errorf("smtpd: -P %s: want mda, mta or smtp", o.Arg)
+			}
 			f.pause = append(f.pause, o.Arg)
 		case 'T':
 			f.trace = append(f.trace, strings.Split(o.Arg, ",")...)

@@ -42,10 +42,17 @@ func runRole(f *flags) int {
 	// are caught rather than ignored: what is ignored, a user's command inherits.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	role := proto.Role(f.role)
+	syscall.Umask(0o077) // of what these processes write nothing is for others
 	host, err := systemHost(f.paths())
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "<2>%s: %v\n", role, err)
 		return 1
+	}
+	if s, ok := host.(platform.Shielder); ok {
+		if err := s.Shield(); err != nil {
+			fmt.Fprintf(os.Stderr, "<2>%s: %v\n", role, err)
+			return 1
+		}
 	}
 	files := []*os.File{os.NewFile(linkFD, "link")}
 	if role == proto.Worker || role == proto.Enqueue {

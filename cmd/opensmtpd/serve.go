@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"os/user"
 	"path/filepath"
@@ -90,6 +92,7 @@ func check(f *flags) int {
 
 // serve runs the daemon.
 func serve(f *flags) int {
+	syscall.Umask(0o022) // whatever it was where the daemon was started from
 	host, err := systemHost(f.paths())
 	if err != nil {
 		return fail(err)
@@ -104,7 +107,7 @@ func serve(f *flags) int {
 		return fail(err)
 	}
 	if !f.foreground {
-		return background(exe)
+		return background(exe, &c.Queue)
 	}
 	if root && !strings.HasPrefix(os.Args[0], titlePrefix+": ") {
 		return fail(retitle(exe))
@@ -229,20 +232,25 @@ func (s *service) reload() (*parent.Config, error) {
 
 // signals makes INT and TERM end the service, and HUP reload it.
 func (s *service) signals(ctx context.Context, p *parent.Parent) {
-	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// A channel each: no number of HUPs gets in the way of the end.
+	end, again := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(again, syscall.SIGHUP)
 	signal.Ignore(syscall.SIGPIPE)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-end:
+			p.Stop()
+		}
+	}()
 	go func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case sig := <-ch:
-				if sig == syscall.SIGHUP {
-					_ = p.Reload(ctx) // it logs what is wrong
-					continue
-				}
-				p.Stop()
+			case <-again:
+				_ = p.Reload(ctx) // it logs what is wrong
 			}
 		}
 	}()
@@ -280,6 +288,32 @@ func identities(host platform.Host, root bool) (identity, error) {
 	return id, nil
 }
 
+// readKey reads the key of the queue from standard input, with ask after a prompt
+// and without an echo, if that is a terminal.
+func readKey(ask bool, stdin *os.File) (string, error) {
+	if ask {
+		fmt.Fprint(os.Stderr, "queue key: ")
+		if echo(stdin, false) == nil {
+			defer func() {
+				_ = echo(stdin, true) // it could be turned off
+				fmt.Fprintln(os.Stderr)
+			}()
+		}
+	}
+	line, err := bufio.NewReader(io.LimitReader(stdin, 4096)).ReadString('\n')
+	if err != nil && line == "" {
+		return "", fmt.Errorf("queue encryption: no key on standard input: %w", err)
+	}
+	return strings.TrimSuffix(line, "\n"), nil
+}
+
+// echo turns the echo of a terminal on or off.
+func echo(terminal *os.File, on bool) error {
+	cmd := exec.Command("stty", map[bool]string{false: "-echo", true: "echo"}[on])
+	cmd.Stdin = terminal
+	return cmd.Run()
+}
+
 // queueKey returns the key that the queue is encrypted with, nil for none.
 func queueKey(q *config.QueueConfig, stdin *os.File) ([]byte, error) {
 	var key string
@@ -295,14 +329,11 @@ func queueKey(q *config.QueueConfig, stdin *os.File) ([]byte, error) {
 		}
 		key, _, _ = strings.Cut(string(b), "\n")
 	case config.KeyAsk, config.KeyStdin:
-		if q.Encryption == config.KeyAsk {
-			fmt.Fprint(os.Stderr, "queue key: ")
+		line, err := readKey(q.Encryption == config.KeyAsk && os.Getenv(readyVariable) == "", stdin)
+		if err != nil {
+			return nil, err
 		}
-		line, err := bufio.NewReader(stdin).ReadString('\n')
-		if err != nil && line == "" {
-			return nil, fmt.Errorf("queue encryption: no key on standard input: %w", err)
-		}
-		key = strings.TrimSuffix(line, "\n")
+		key = line
 	}
 	if len(key) != 32 {
 		return nil, fmt.Errorf("queue encryption: the key has %d bytes, want 32", len(key))

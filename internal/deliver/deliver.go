@@ -93,6 +93,9 @@ type Spec struct {
 	Action string
 	As     User   // uid, gid and home of the process
 	Login  string // name in the userbase, for USER and LOGNAME; As.Name when the envelope has none
+
+	Exec      bool // for commands and files that users and aliases name; others never share a worker with these
+	Anonymous bool // no envelope of the worker's names a user: out of aliases
 }
 
 // Workers starts delivery workers. It is called from several goroutines.

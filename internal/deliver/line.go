@@ -23,6 +23,7 @@ type Deliverer struct {
 	limits  Limits
 	ctx     context.Context // of Run; nil before
 	ended   bool
+	idle    chan struct{} // of Drain, closed when busy is 0; nil: not draining
 	lines   map[lineKey]*line
 	ready   list.List // *line, in the order of their turns
 	busy    int       // goroutines
@@ -98,6 +99,26 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// Drain starts no attempt any more and returns when those under way are reported,
+// or ctx ends. Attempts that wait stay where they are.
+func (d *Deliverer) Drain(ctx context.Context) error {
+	d.mu.Lock()
+	if d.idle == nil {
+		d.idle = make(chan struct{})
+		if d.busy == 0 {
+			close(d.idle)
+		}
+	}
+	idle := d.idle
+	d.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Add takes an attempt, or has Desk.Hold called for it. It does not wait.
 func (d *Deliverer) Add(a *Attempt) {
 	d.mu.Lock()
@@ -160,7 +181,7 @@ func (d *Deliverer) queueUp(l *line) {
 
 // dispatch starts what may start. The mutex is held.
 func (d *Deliverer) dispatch() {
-	if d.ctx == nil || d.ended {
+	if d.ctx == nil || d.ended || d.idle != nil {
 		return
 	}
 	for d.busy < d.limits.MaxSession && d.ready.Len() > 0 {
@@ -219,6 +240,9 @@ func (d *Deliverer) serve(ctx context.Context, l *line, a *Attempt, who identity
 	l.running -= len(failed)
 	d.settle(l, before)
 	d.dispatch()
+	if d.idle != nil && d.busy == 0 {
+		close(d.idle) // nothing starts any more, so this happens once
+	}
 }
 
 // settle asks for held attempts and drops the line when it is empty.
@@ -250,7 +274,10 @@ func (d *Deliverer) attempt(ctx context.Context, a *Attempt, who identity) (mda.
 	}
 	defer body.Close()
 
-	w, err := d.hire(ctx, Spec{Action: a.Envelope.Action, As: who.as, Login: who.login})
+	w, err := d.hire(ctx, Spec{
+		Action: a.Envelope.Action, As: who.as, Login: who.login,
+		Exec: a.Envelope.Exec != "", Anonymous: a.Envelope.User == "",
+	})
 	if err != nil {
 		return temporary("Cannot start delivery"), fmt.Errorf("start worker: %w", err)
 	}

@@ -36,9 +36,9 @@ func (l *Links) Set(peer proto.Role, c *imsg.Conn) {
 		old = c
 	} else {
 		l.conns[peer] = c
+		close(l.changed)
+		l.changed = make(chan struct{})
 	}
-	close(l.changed)
-	l.changed = make(chan struct{})
 	l.mu.Unlock()
 	if old != nil {
 		old.Close()
@@ -57,7 +57,10 @@ func (l *Links) drop(peer proto.Role, c *imsg.Conn) {
 // Close closes all links.
 func (l *Links) Close() {
 	l.mu.Lock()
-	l.closed = true
+	if !l.closed {
+		l.closed = true
+		close(l.changed)
+	}
 	conns := l.conns
 	l.conns = map[proto.Role]*imsg.Conn{}
 	l.mu.Unlock()
@@ -66,11 +69,26 @@ func (l *Links) Close() {
 	}
 }
 
+// live returns the link to a peer, if there is one that has not ended. changed is
+// closed at the next change.
+func (l *Links) live(peer proto.Role) (c *imsg.Conn, changed chan struct{}, closed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c = l.conns[peer]
+	if c != nil {
+		select {
+		case <-c.Done(): // its last handlers may take their time
+			delete(l.conns, peer)
+			c = nil
+		default:
+		}
+	}
+	return c, l.changed, l.closed
+}
+
 // Conn returns the link to a peer, waiting up to 5 s for one to be there.
 func (l *Links) Conn(ctx context.Context, peer proto.Role) (*imsg.Conn, error) {
-	l.mu.Lock()
-	c, changed, closed := l.conns[peer], l.changed, l.closed
-	l.mu.Unlock()
+	c, changed, closed := l.live(peer)
 	if c != nil {
 		return c, nil
 	}
@@ -82,10 +100,7 @@ func (l *Links) Conn(ctx context.Context, peer proto.Role) (*imsg.Conn, error) {
 			return nil, fmt.Errorf("%s: %w", peer, imsg.ErrPeerGone)
 		case <-changed:
 		}
-		l.mu.Lock()
-		c, changed, closed = l.conns[peer], l.changed, l.closed
-		l.mu.Unlock()
-		if c != nil {
+		if c, changed, closed = l.live(peer); c != nil {
 			return c, nil
 		}
 	}

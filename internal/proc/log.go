@@ -93,8 +93,12 @@ func (l *Log) write(level Level, line []byte) {
 	start := len(l.pending)
 	l.pending = append(l.pending, line...)
 	for i, c := range l.pending[start:] {
-		if c == '\n' || c == '\r' {
+		// One line stays one line, and a terminal is told nothing.
+		switch {
+		case c == '\n' || c == '\r' || c == '\t':
 			l.pending[start+i] = ' '
+		case c < ' ' || c == 0x7f:
+			l.pending[start+i] = '?'
 		}
 	}
 	l.pending = append(l.pending, '\n')

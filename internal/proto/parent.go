@@ -14,8 +14,9 @@ var (
 	// OpenTable returns a descriptor of the file of a declared table.
 	OpenTable = imsg.Method[OpenTableRequest, Empty]{ID: 0x0403, Name: "parent.open-table"}
 	// StartWorker starts a delivery worker as a user and returns the socket to it.
-	// The parent takes the method from its own configuration and refuses uid 0 for
-	// all but mbox.
+	// The parent takes the method from its own configuration, and whom the worker runs
+	// as from the system or, for a userbase, from lookup. It refuses uid 0 for all but
+	// the system mailbox.
 	StartWorker = imsg.Method[WorkerRequest, Empty]{ID: 0x0404, Name: "parent.start-worker"}
 	// Reload reads the configuration again. The reply lists its mistakes; when there
 	// are any, nothing has changed.
@@ -49,14 +50,13 @@ type OpenTableRequest struct {
 	Name       string
 }
 
-// WorkerRequest asks for a worker of a user for an action. Command marks a worker
-// that runs commands or appends to files out of aliases and .forward files.
+// WorkerRequest asks for a worker of a user for an action. Exec marks one that runs
+// commands or appends to files out of aliases and .forward files.
 type WorkerRequest struct {
 	Action   string
 	User     string // empty: the unprivileged user, for commands straight from aliases
 	Userbase string // table that User is from; empty: the system's users
-	UID, GID int
-	Home     string
+	Exec     bool
 }
 
 // ReloadReply lists what was wrong, a line each.

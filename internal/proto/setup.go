@@ -224,6 +224,7 @@ type ControlConfig struct {
 type WorkerConfig struct {
 	User      string
 	Home      string
+	Exec      bool  // every delivery names its command or file; otherwise none does
 	Method    uint8 // policy.Method
 	Path      string
 	Junk      bool

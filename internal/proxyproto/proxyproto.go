@@ -40,7 +40,12 @@ type Header struct {
 }
 
 // Read reads one header, and not a byte behind it, from r.
-func Read(r io.Reader) (Header, error) {
+func Read(r io.Reader) (Header, error) { return read(r, true) }
+
+// ReadV2 is Read for those who do not take version 1.
+func ReadV2(r io.Reader) (Header, error) { return read(r, false) }
+
+func read(r io.Reader, v1 bool) (Header, error) {
 	// The shortest header of version 1 has 15 bytes, that of version 2 has 16.
 	var b [maxV1]byte
 	const least = len("PROXY UNKNOWN\r\n")
@@ -48,7 +53,7 @@ func Read(r io.Reader) (Header, error) {
 		return Header{}, err
 	}
 	switch {
-	case bytes.HasPrefix(b[:], []byte("PROXY ")):
+	case v1 && bytes.HasPrefix(b[:], []byte("PROXY ")):
 		n := least
 		for ; !bytes.HasSuffix(b[:n], []byte("\r\n")); n++ {
 			if n == maxV1 {

@@ -169,12 +169,23 @@ func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	} else {
 		on("no_new_privs")
 	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return g, fmt.Errorf("make undumpable: %w", err)
+	if err := undumpable(); err != nil {
+		return g, err
 	}
 	on("undumpable")
 	g.Missing = append(g.Missing, "landlock: off: not yet applied", "seccomp: off: not yet applied")
 	return g, nil
+}
+
+// Shield implements platform.Shielder.
+func (*Host) Shield() error { return undumpable() }
+
+// undumpable keeps processes of the same uid from tracing this one.
+func undumpable() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make undumpable: %w", err)
+	}
+	return nil
 }
 
 // noNewPrivs sets no_new_privs on every thread: it is a property of a thread, and

@@ -23,7 +23,7 @@ import (
 // Bounds on callers.
 const (
 	maxPerUser = 32  // connections of one uid other than root
-	maxClients = 512 // connections in all
+	maxClients = 512 // connections in all; root's are let in beyond it
 )
 
 // Control is the role.
@@ -113,7 +113,7 @@ func (c *Control) accept(ctx context.Context) {
 func (c *Control) admit(uid int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total >= maxClients || uid != 0 && c.clients[uid] >= maxPerUser {
+	if uid != 0 && (c.total >= maxClients || c.clients[uid] >= maxPerUser) {
 		return false
 	}
 	c.total++

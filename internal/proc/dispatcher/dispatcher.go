@@ -18,6 +18,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/report"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
 	"github.com/opensmtpd/opensmtpd/platform"
@@ -34,14 +35,15 @@ type Dispatcher struct {
 	current atomic.Pointer[generation]
 	paused  atomic.Bool
 
-	mu     sync.Mutex // guards what follows
-	passed []*os.File // sockets waiting for their configuration
-	active bool       // Start was called
+	mu     sync.Mutex  // guards what follows
+	passed []*os.File  // sockets waiting for their configuration
+	active bool        // Start was called
+	local  map[int]int // sessions of the local socket, by uid
 }
 
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
-	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}}
+	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}, local: map[int]int{}}
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
 	return d
 }
@@ -101,6 +103,10 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	}
 	if old != nil {
 		old.retire()
+		// Configurations that were tried and taken back never had a session.
+		for n := old.number + 1; n < g.number && g.number-n <= maxSkipped; n++ {
+			g.releaseNumber(n)
+		}
 	}
 	return reply, nil
 }
@@ -121,8 +127,13 @@ func (d *Dispatcher) Start(context.Context) error {
 func (d *Dispatcher) Stop(ctx context.Context) {
 	d.mu.Lock()
 	d.active = false
+	if g := d.current.Load(); g != nil {
+		g.stopListening()
+	}
 	d.mu.Unlock()
-	d.current.Load().stopListening()
+	if d.server == nil {
+		return // it was never configured
+	}
 	if err := d.server.Drain(ctx); err != nil {
 		d.p.Log.Debugf("sessions cut at the end: %v", err)
 	}
@@ -148,24 +159,58 @@ func (d *Dispatcher) hold(_ context.Context, req proto.HoldRequest) (proto.Empty
 	return proto.Empty{}, nil
 }
 
+// maxLocal bounds the local sessions of one uid other than root's, so that one user
+// cannot take them all.
+const maxLocal = 64
+
+// errLocal is the answer beyond it.
+var errLocal = &smtp.Error{Code: 421, Enhanced: smtp.EnhancedCode{4, 7, 0}, Text: "Too many sessions of this user"}
+
+// enter counts a local session of a uid, unless it has too many.
+func (d *Dispatcher) enter(uid int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if uid != 0 && d.local[uid] >= maxLocal {
+		return false
+	}
+	d.local[uid]++
+	return true
+}
+
+func (d *Dispatcher) leave(uid int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.local[uid]--; d.local[uid] == 0 {
+		delete(d.local, uid)
+	}
+}
+
 // localSession starts a session for a program on this host and returns its end.
 func (d *Dispatcher) localSession(_ context.Context, req proto.LocalSessionRequest, files []*os.File) (proto.Empty, []*os.File, error) {
 	for _, f := range files {
 		f.Close()
 	}
+	if !d.enter(req.UID) {
+		return proto.Empty{}, nil, errLocal
+	}
 	ours, theirs, err := imsg.SocketPair()
 	if err != nil {
+		d.leave(req.UID)
 		return proto.Empty{}, nil, err
 	}
 	conn, err := net.FileConn(ours)
 	ours.Close()
 	if err != nil {
+		d.leave(req.UID)
 		theirs.Close()
 		return proto.Empty{}, nil, err
 	}
 	g := d.current.Load()
 	cfg := g.socket
-	d.p.Go(func(ctx context.Context) { d.server.ServeConn(ctx, conn, cfg) })
+	d.p.Go(func(ctx context.Context) {
+		defer d.leave(req.UID)
+		d.server.ServeConn(ctx, conn, cfg)
+	})
 	return proto.Empty{}, []*os.File{theirs}, nil
 }
 

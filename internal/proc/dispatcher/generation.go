@@ -65,7 +65,7 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 		l.options.Failed = func(err error) { d.p.Log.Warnf("accept: %v", err) }
 		l.options.Config = func() *server.Config { return cfg }
 		if o := &c.Listeners[i]; o.Proxy {
-			l.options.Proxy = true
+			l.options.Proxy, l.options.ProxyV2Only = true, o.ProxyV2Only
 			if o.ProxyFrom != "" {
 				l.options.TrustProxy = g.trustProxy(o.ProxyFrom)
 			}
@@ -165,16 +165,22 @@ func (g *generation) release() {
 	if !g.retired.Load() || g.sessions.Load() > 0 {
 		return
 	}
-	g.released.Do(func() {
-		g.d.p.Go(func(ctx context.Context) {
-			conn, err := g.d.p.Links.Conn(ctx, proto.Lookup)
-			if err == nil {
-				err = proto.ReleaseGeneration.Send(conn, proto.GenerationRequest{Generation: g.number})
-			}
-			if err != nil && !errors.Is(err, imsg.ErrPeerGone) {
-				g.d.p.Log.Warnf("release configuration %d: %v", g.number, err)
-			}
-		})
+	g.released.Do(func() { g.releaseNumber(g.number) })
+}
+
+// maxSkipped bounds the configurations released that were never in force.
+const maxSkipped = 1000
+
+// releaseNumber tells lookup that a configuration is needed no more.
+func (g *generation) releaseNumber(n uint32) {
+	g.d.p.Go(func(ctx context.Context) {
+		conn, err := g.d.p.Links.Conn(ctx, proto.Lookup)
+		if err == nil {
+			err = proto.ReleaseGeneration.Send(conn, proto.GenerationRequest{Generation: n})
+		}
+		if err != nil && !errors.Is(err, imsg.ErrPeerGone) {
+			g.d.p.Log.Warnf("release configuration %d: %v", n, err)
+		}
 	})
 }
 

@@ -19,7 +19,9 @@ func (l *Lookup) authenticate(ctx context.Context, req proto.AuthRequest) (proto
 		if req.Table == "" {
 			return l.systemAuth(ctx, req)
 		}
-		t := l.generation(req.Generation).tables[req.Table]
+		g, done := l.use(req.Generation)
+		defer done()
+		t := g.tables[req.Table]
 		if t == nil {
 			return noSuchTable(req.Table)
 		}
@@ -40,7 +42,8 @@ func (l *Lookup) systemAuth(ctx context.Context, req proto.AuthRequest) error {
 
 // checkSender tells whether an authenticated user may use a sender address.
 func (l *Lookup) checkSender(ctx context.Context, req proto.CheckSenderRequest) (proto.Empty, error) {
-	g := l.generation(req.Generation)
+	g, done := l.use(req.Generation)
+	defer done()
 	t := g.tables[req.Table]
 	if t == nil {
 		return proto.Empty{}, proto.Refuse(noSuchTable(req.Table))
@@ -60,7 +63,9 @@ func (l *Lookup) checkSender(ctx context.Context, req proto.CheckSenderRequest) 
 func (l *Lookup) userInfo(ctx context.Context, req proto.UserInfoRequest) (proto.UserInfoReply, error) {
 	t := l.Users
 	if req.Userbase != "" {
-		if t = l.generation(0).tables[req.Userbase]; t == nil {
+		g, done := l.use(0)
+		defer done()
+		if t = g.tables[req.Userbase]; t == nil {
 			return proto.UserInfoReply{}, noSuchTable(req.Userbase)
 		}
 	}

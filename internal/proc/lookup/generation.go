@@ -19,6 +19,9 @@ type generation struct {
 	number   uint32
 	tables   map[string]table.Table
 	expander *expand.Expander
+
+	uses    int  // questions being answered; guarded by Lookup.mu, like what follows
+	retired bool // no session has it any more
 }
 
 // systemUsers is the backend of the built-in table of the system's users.

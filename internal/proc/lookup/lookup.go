@@ -62,6 +62,7 @@ func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
 	switch peer {
 	case proto.Parent:
 		proto.SetupLookup.Handle(mux, proc.Handler(l.setup))
+		proto.UserInfo.Handle(mux, proc.Handler(l.userInfo))
 	case proto.Dispatcher:
 		proto.Expand.Handle(mux, proc.Handler(l.expand))
 		proto.Authenticate.Handle(mux, proc.Handler(l.authenticate))
@@ -117,38 +118,58 @@ func (l *Lookup) Lost(peer proto.Role) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for n, g := range l.generations {
-		if g != l.current {
+	for _, g := range l.generations {
+		l.retire(g)
+	}
+}
+
+// use returns the configuration of a session, for one question: done is called when
+// it is answered. One that is not known, after a restart of this process, is
+// replaced by the current one.
+func (l *Lookup) use(n uint32) (g *generation, done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g = l.generations[n]; g == nil {
+		g = l.current
+	}
+	g.uses++
+	return g, func() {
+		l.mu.Lock()
+		g.uses--
+		last := g.retired && g.uses == 0
+		l.mu.Unlock()
+		if last {
 			g.close()
-			delete(l.generations, n)
 		}
 	}
 }
 
-// generation returns the configuration of a session; one that is not known, after
-// a restart of this process, is replaced by the current one.
-func (l *Lookup) generation(n uint32) *generation {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if g := l.generations[n]; g != nil {
-		return g
+// retire forgets a configuration that is not in force any more. Its tables are
+// closed after the last question about them. The mutex is held.
+func (l *Lookup) retire(g *generation) {
+	if g == l.current {
+		return
 	}
-	return l.current
+	delete(l.generations, g.number)
+	g.retired = true
+	if g.uses == 0 {
+		g.close()
+	}
 }
 
 func (l *Lookup) release(_ context.Context, req proto.GenerationRequest) (proto.Empty, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if g := l.generations[req.Generation]; g != nil && g != l.current {
-		g.close()
-		delete(l.generations, req.Generation)
+	if g := l.generations[req.Generation]; g != nil {
+		l.retire(g)
 	}
 	return proto.Empty{}, nil
 }
 
 // expand decides on one recipient and submits its envelopes.
 func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.ExpandReply, error) {
-	g := l.generation(req.Generation)
+	g, done := l.use(req.Generation)
+	defer done()
 	list, err := g.expander.Expand(ctx, &req.Facts)
 	if err != nil {
 		if !req.Bounce || !errors.Is(err, expand.ErrNoRule) {
@@ -190,7 +211,9 @@ func (l *Lookup) reverseName(ctx context.Context, req proto.ReverseRequest) (pro
 }
 
 func (l *Lookup) hostName(ctx context.Context, req proto.KeyRequest) (proto.ValueReply, error) {
-	v, err := l.generation(req.Generation).lookup(ctx, req.Table, table.AddrName, req.Key)
+	g, done := l.use(req.Generation)
+	defer done()
+	v, err := g.lookup(ctx, req.Table, table.AddrName, req.Key)
 	if errors.Is(err, table.ErrNotFound) {
 		return proto.ValueReply{}, nil
 	}
@@ -198,7 +221,9 @@ func (l *Lookup) hostName(ctx context.Context, req proto.KeyRequest) (proto.Valu
 }
 
 func (l *Lookup) hasAddress(ctx context.Context, req proto.KeyRequest) (proto.BoolReply, error) {
-	_, err := l.generation(req.Generation).lookup(ctx, req.Table, table.NetAddr, req.Key)
+	g, done := l.use(req.Generation)
+	defer done()
+	_, err := g.lookup(ctx, req.Table, table.NetAddr, req.Key)
 	if errors.Is(err, table.ErrNotFound) {
 		return proto.BoolReply{}, nil
 	}
@@ -206,7 +231,8 @@ func (l *Lookup) hasAddress(ctx context.Context, req proto.KeyRequest) (proto.Bo
 }
 
 func (l *Lookup) updateTable(ctx context.Context, req proto.TableRequest) (proto.Empty, error) {
-	g := l.generation(0)
+	g, done := l.use(0)
+	defer done()
 	t := g.tables[req.Name]
 	if t == nil {
 		l.p.Log.Warnf("Lookup table not found: %q", req.Name)

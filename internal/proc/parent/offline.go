@@ -22,6 +22,7 @@ const (
 	offlineOwners   = 5                // owners served at a time
 	offlineBatch    = 4096             // directory entries read at a time
 	offlineInterval = 60 * time.Second // between looks at the directory
+	offlineTimeout  = 5 * time.Minute  // for one file; then its owner's process is ended
 )
 
 // offline looks at the drop directory now and then, until ctx ends.
@@ -105,6 +106,18 @@ func (p *Parent) offlineNames(ctx context.Context, dir string, names []string) i
 	return total
 }
 
+// inject has one file submitted. A process that does not answer is ended: the
+// owner may have stopped it.
+func inject(ctx context.Context, w *worker, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, offlineTimeout)
+	defer cancel()
+	_, _, err := proto.Inject.Call(ctx, w.conn, proto.Empty{}, f)
+	if ctx.Err() != nil {
+		w.process.Kill()
+	}
+	return err
+}
+
 // offlineOwner re-injects files of one owner with one process.
 func (p *Parent) offlineOwner(ctx context.Context, uid int, dir string, names []string) (int, error) {
 	w, far, err := p.spawnWorker(ctx, proto.Enqueue, fmt.Sprintf("enqueue uid %d", uid), platform.User{Name: fmt.Sprint(uid), UID: uid, GID: p.SMTPUser.GID, Groups: []int{p.SMTPUser.GID}})
@@ -129,11 +142,14 @@ func (p *Parent) offlineOwner(ctx context.Context, uid int, dir string, names []
 			f.Close()
 			continue
 		}
-		_, _, err = proto.Inject.Call(ctx, w.conn, proto.Empty{}, f)
+		err = inject(ctx, w, f)
 		f.Close()
 		refused := proto.SMTPError(err)
 		switch {
 		case err == nil:
+		case refused != nil && !refused.Permanent():
+			p.Log.Warnf("offline mail %s of uid %d stays for a while: %s", name, uid, refused.Reply())
+			continue
 		case refused != nil && refused.Permanent():
 			p.Log.Warnf("offline mail %s of uid %d refused: %s", name, uid, refused.Reply())
 		case refused != nil: // for now; the others need not wait for this one

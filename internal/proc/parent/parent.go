@@ -64,6 +64,7 @@ type Parent struct {
 	stopped chan struct{} // closed when the service should end
 	stop    sync.Once
 
+	reloading sync.Mutex // held during a reload, so that they are done in order
 	lifecycle sync.Mutex // held while roles are started, linked or configured
 
 	mu         sync.Mutex // guards what follows
@@ -90,7 +91,8 @@ var links = [][2]proto.Role{
 	{proto.Control, proto.Dispatcher}, {proto.Control, proto.Queue}, {proto.Control, proto.Lookup}, {proto.Control, proto.Key},
 }
 
-// member is one role's present life.
+// member is one role's present life. Its fields are guarded by Parent.mu, but for
+// role.
 type member struct {
 	role     proto.Role
 	process  Process
@@ -115,14 +117,29 @@ func New(o Options, c *Config, v proto.VerboseRequest) *Parent {
 func (p *Parent) Run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.wg.Go(func() { // whatever is being started or waited for ends with the wish to end
+		select {
+		case <-ctx.Done():
+		case <-p.stopped:
+			cancel()
+		}
+	})
 	if err := p.bindAll(); err != nil {
 		return err
 	}
 	defer p.closeSockets()
 	for _, role := range order {
+		p.mu.Lock()
 		p.members[role] = &member{role: role}
+		p.mu.Unlock()
 		if err := p.launch(ctx, role); err != nil {
+			stopped := p.ending()
+			cancel()
 			p.endAll()
+			p.waitAll()
+			if stopped {
+				return nil
+			}
 			return fmt.Errorf("start %s: %w", role, err)
 		}
 		p.wg.Go(func() { p.supervise(ctx, role) })
@@ -130,15 +147,48 @@ func (p *Parent) Run(ctx context.Context, ready func()) error {
 	p.Log.Infof("OpenSMTPD %s ready", p.Version)
 	ready()
 	p.wg.Go(func() { p.offline(ctx) })
-	select {
-	case <-ctx.Done():
-	case <-p.stopped:
-	}
+	<-ctx.Done()
 	p.shutdown()
-	cancel()
 	p.endAll()
-	p.wg.Wait()
+	p.waitAll()
 	return nil
+}
+
+// endTimeout bounds the end of the processes after their links are closed. What
+// has not ended by then is killed, and what cannot be killed is not waited for.
+const (
+	endTimeout  = 10 * time.Second
+	killTimeout = 2 * time.Second
+)
+
+// waitAll waits for everything that Run has started.
+func (p *Parent) waitAll() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.wg.Wait()
+	}()
+	select {
+	case <-ended:
+		return
+	case <-time.After(endTimeout):
+	}
+	p.mu.Lock()
+	for _, m := range p.members {
+		if m.process != nil {
+			m.process.Kill()
+		}
+	}
+	n := len(p.workers)
+	for w := range p.workers {
+		w.process.Kill()
+	}
+	p.mu.Unlock()
+	p.Log.Warnf("not everything ended within %v; killed the rest, %d deliveries among them", endTimeout, n)
+	select {
+	case <-ended:
+	case <-time.After(killTimeout):
+	}
 }
 
 // Stop asks for the end of the service.
@@ -155,11 +205,11 @@ func (p *Parent) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	for i := len(order) - 1; i >= 0; i-- {
-		m := p.member(order[i])
-		if m == nil || m.conn == nil {
+		conn := p.up(order[i])
+		if conn == nil {
 			continue
 		}
-		if _, _, err := proto.Shutdown.Call(ctx, m.conn, proto.Empty{}); err != nil && !errors.Is(err, imsg.ErrPeerGone) {
+		if _, _, err := proto.Shutdown.Call(ctx, conn, proto.Empty{}); err != nil && !errors.Is(err, imsg.ErrPeerGone) {
 			p.Log.Warnf("%s did not end in order: %v", order[i], err)
 		}
 	}
@@ -167,23 +217,39 @@ func (p *Parent) shutdown() {
 
 // endAll closes the links, upon which the processes end.
 func (p *Parent) endAll() {
+	var conns []*imsg.Conn
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, m := range p.members {
 		m.up = false
 		if m.conn != nil {
-			m.conn.Close()
+			conns = append(conns, m.conn)
 		}
 	}
 	for w := range p.workers {
-		w.conn.Close()
+		conns = append(conns, w.conn)
 	}
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(c.Close) // which waits for what is on its way
+	}
+	wg.Wait()
 }
 
 func (p *Parent) member(r proto.Role) *member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.members[r]
+}
+
+// up returns the link to a role that runs, nil while it does not.
+func (p *Parent) up(r proto.Role) *imsg.Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m := p.members[r]; m != nil && m.up {
+		return m.conn
+	}
+	return nil
 }
 
 func (p *Parent) current() (*Config, uint32) {

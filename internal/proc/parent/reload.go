@@ -2,6 +2,7 @@ package parent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,8 @@ import (
 // present one stays. Listening sockets that both have are kept; sessions that run
 // finish under the configuration they began with.
 func (p *Parent) Reload(ctx context.Context) error {
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
 	next, err := p.Load()
 	if err != nil {
 		p.Log.Warnf("reload: configuration unchanged: %v", err)
@@ -34,12 +37,12 @@ func (p *Parent) Reload(ctx context.Context) error {
 	p.generation++
 	p.mu.Unlock()
 
-	if err := p.configureAll(ctx); err != nil {
+	if err := p.configureAll(ctx, false); err != nil {
 		p.mu.Lock()
 		p.config = old
 		p.generation++
 		p.mu.Unlock()
-		if back := p.configureAll(ctx); back != nil {
+		if back := p.configureAll(ctx, true); back != nil {
 			p.Log.Critf("reload: cannot go back to the old configuration: %v", back)
 		}
 		p.dropListeners(old)
@@ -65,17 +68,22 @@ func (p *Parent) keepKeys(keys []proto.Named) {
 
 // configureAll sends every role that is up its slice; the dispatcher last, when
 // all it may ask for is in force. A role that is down gets its slice when it starts.
-func (p *Parent) configureAll(ctx context.Context) error {
+// It stops at the first error, or goes on when everybody is to be told.
+func (p *Parent) configureAll(ctx context.Context, everybody bool) error {
+	var errs []error
 	for _, role := range order {
-		m := p.member(role)
-		if role == proto.Control || m == nil || !m.up {
+		conn := p.up(role)
+		if role == proto.Control || conn == nil {
 			continue
 		}
-		if err := p.configure(ctx, m); err != nil {
-			return fmt.Errorf("%s: %w", role, err)
+		if err := p.configure(ctx, role, conn); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", role, err))
+			if !everybody {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // dropListeners closes the sockets that c does not have.

@@ -101,8 +101,8 @@ func (p *Parent) setVerbose(ctx context.Context, req proto.VerboseRequest) (prot
 	p.mu.Unlock()
 	p.Log.SetVerbose(req)
 	for _, role := range order {
-		if m := p.member(role); m != nil && m.up {
-			if _, _, err := proto.Verbose.Call(ctx, m.conn, req); err != nil {
+		if conn := p.up(role); conn != nil {
+			if _, _, err := proto.Verbose.Call(ctx, conn, req); err != nil {
 				return proto.Empty{}, err
 			}
 		}

@@ -1,12 +1,14 @@
 package parent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
@@ -65,16 +67,24 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 		}
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(cred.UID), Gid: uint32(cred.GID), Groups: groups}
 	}
+	cmd.WaitDelay = outputDelay
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", title, err)
 	}
 	return &child{cmd}, nil
 }
 
+// outputDelay is how long the log of a process that has ended is read, when a
+// program that it started, a user's for example, keeps the log open.
+const outputDelay = time.Second
+
 type child struct{ cmd *exec.Cmd }
 
 func (c *child) PID() int { return c.cmd.Process.Pid }
 func (c *child) Kill()    { _ = c.cmd.Process.Kill() } // an error means that it has ended already
 func (c *child) Wait() error {
-	return c.cmd.Wait()
+	if err := c.cmd.Wait(); !errors.Is(err, exec.ErrWaitDelay) {
+		return err
+	}
+	return nil
 }

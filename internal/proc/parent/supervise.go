@@ -38,9 +38,16 @@ func (p *Parent) launch(ctx context.Context, role proto.Role) error {
 		ours.Close()
 		return err
 	}
+	abandon := func(conn *imsg.Conn) {
+		if conn != nil {
+			conn.Close()
+		}
+		process.Kill()
+		p.wg.Go(func() { _ = process.Wait() }) // it was killed
+	}
 	conn, err := imsg.FromFile(ours, p.mux(role), imsg.Options{})
 	if err != nil {
-		process.Kill()
+		abandon(nil)
 		return err
 	}
 	// Serving outlives the parent's own ctx by the orderly end; closing the link ends it.
@@ -49,9 +56,8 @@ func (p *Parent) launch(ctx context.Context, role proto.Role) error {
 	m.process, m.conn, m.started, m.up = process, conn, time.Now(), false
 	p.mu.Unlock()
 
-	if err := p.configure(ctx, m); err != nil {
-		conn.Close()
-		process.Kill()
+	if err := p.configure(ctx, role, conn); err != nil {
+		abandon(conn)
 		return err
 	}
 	for _, l := range links {
@@ -62,37 +68,37 @@ func (p *Parent) launch(ctx context.Context, role proto.Role) error {
 		case l[1]:
 			other = l[0]
 		}
-		if o := p.member(other); o != nil && o.up {
-			if err := p.link(ctx, m, o); err != nil {
+		if o := p.up(other); o != nil {
+			if err := link(ctx, role, conn, other, o); err != nil {
 				p.Log.Warnf("link %s with %s: %v", role, other, err)
 			}
 		}
 	}
 	if _, _, err := proto.Start.Call(ctx, conn, proto.Empty{}); err != nil {
-		conn.Close()
-		process.Kill()
+		abandon(conn)
 		return err
 	}
 	p.mu.Lock()
 	m.up = true
+	reply := m.reply
 	p.mu.Unlock()
-	p.Log.Debugf("%s: pid %d, %s; missing: %s", role, process.PID(), m.reply.Guarantees, m.reply.Missing)
+	p.Log.Debugf("%s: pid %d, %s; missing: %s", role, process.PID(), reply.Guarantees, reply.Missing)
 	return nil
 }
 
-// link gives two roles the ends of a new socket.
-func (p *Parent) link(ctx context.Context, a, b *member) error {
+// link gives two roles, of which the parent has these links, the ends of a new socket.
+func link(ctx context.Context, a proto.Role, ac *imsg.Conn, b proto.Role, bc *imsg.Conn) error {
 	fa, fb, err := imsg.SocketPair()
 	if err != nil {
 		return err
 	}
 	defer fa.Close()
 	defer fb.Close()
-	if _, _, err := proto.Attach.Call(ctx, a.conn, proto.AttachRequest{Role: b.role}, fa); err != nil {
-		return fmt.Errorf("%s: %w", a.role, err)
+	if _, _, err := proto.Attach.Call(ctx, ac, proto.AttachRequest{Role: b}, fa); err != nil {
+		return fmt.Errorf("%s: %w", a, err)
 	}
-	if _, _, err := proto.Attach.Call(ctx, b.conn, proto.AttachRequest{Role: a.role}, fb); err != nil {
-		return fmt.Errorf("%s: %w", b.role, err)
+	if _, _, err := proto.Attach.Call(ctx, bc, proto.AttachRequest{Role: a}, fb); err != nil {
+		return fmt.Errorf("%s: %w", b, err)
 	}
 	return nil
 }
@@ -102,43 +108,28 @@ func (p *Parent) supervise(ctx context.Context, role proto.Role) {
 	delay := time.Duration(0)
 	for {
 		m := p.member(role)
-		ended := make(chan error, 1)
-		go func() { ended <- m.process.Wait() }()
-		var err error
-		select {
-		case err = <-ended:
-		case <-m.conn.Done():
-			// The process broke its link, or is about to end: give it a moment, then end it.
-			select {
-			case err = <-ended:
-			case <-time.After(500 * time.Millisecond):
-				if ctx.Err() == nil {
-					p.Log.Warnf("%s broke its link: %v", role, m.conn.Err())
-				}
-				m.process.Kill()
-				err = <-ended
-			}
-		}
+		p.mu.Lock()
+		process, conn, started := m.process, m.conn, m.started
+		p.mu.Unlock()
+		err := p.await(ctx, role, process, conn)
 		p.mu.Lock()
 		m.up = false
 		p.mu.Unlock()
-		m.conn.Close()
-		if ctx.Err() != nil || p.ending() {
+		conn.Close()
+		if ctx.Err() != nil {
 			return
 		}
 		why := "it ended"
 		if err != nil {
 			why = err.Error()
 		}
-		if time.Since(m.started) >= settled {
+		if time.Since(started) >= settled {
 			delay = 0
 		}
 		for {
 			p.Log.Critf("process %s lost (%s); starting it again in %v", role, why, delay)
 			select {
 			case <-ctx.Done():
-				return
-			case <-p.stopped:
 				return
 			case <-time.After(delay):
 			}
@@ -154,6 +145,33 @@ func (p *Parent) supervise(ctx context.Context, role proto.Role) {
 	}
 }
 
+// breakTime is what a process has to end after its link has.
+const breakTime = 500 * time.Millisecond
+
+// await waits for a role's process to end. One that breaks its link is ended, unless
+// the service ends: then roles finish what they are doing.
+func (p *Parent) await(ctx context.Context, role proto.Role, process Process, conn *imsg.Conn) error {
+	ended := make(chan error, 1)
+	go func() { ended <- process.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-conn.Done():
+	}
+	if ctx.Err() != nil {
+		return <-ended
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	case <-time.After(breakTime):
+		p.Log.Warnf("%s broke its link: %v", role, conn.Err())
+		process.Kill()
+	}
+	return <-ended
+}
+
 func (p *Parent) ending() bool {
 	select {
 	case <-p.stopped:
@@ -163,44 +181,47 @@ func (p *Parent) ending() bool {
 	}
 }
 
-// configure sends a role its slice of the present configuration.
-func (p *Parent) configure(ctx context.Context, m *member) error {
+// configure sends a role, over its link, its slice of the present configuration.
+func (p *Parent) configure(ctx context.Context, role proto.Role, conn *imsg.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	c, generation := p.current()
+	p.mu.Lock()
+	verbose := p.verbose
+	p.mu.Unlock()
 	var reply proto.SetupReply
 	var err error
-	switch m.role {
+	switch role {
 	case proto.Dispatcher:
 		var files []*os.File
 		d := c.Dispatcher
-		d.Generation, d.Verbose = generation, p.verbose
+		d.Generation, d.Verbose = generation, verbose
 		if d.Listeners, files, err = p.listenerFiles(c); err != nil {
 			return err
 		}
-		if err = p.passListeners(ctx, m, files); err == nil {
-			reply, _, err = proto.SetupDispatcher.Call(ctx, m.conn, d)
+		if err = p.passListeners(ctx, conn, files); err == nil {
+			reply, _, err = proto.SetupDispatcher.Call(ctx, conn, d)
 		}
 	case proto.Lookup:
 		l := c.Lookup
-		l.Generation, l.Verbose = generation, p.verbose
-		reply, _, err = proto.SetupLookup.Call(ctx, m.conn, l)
+		l.Generation, l.Verbose = generation, verbose
+		reply, _, err = proto.SetupLookup.Call(ctx, conn, l)
 	case proto.Queue:
 		q := c.Queue
-		q.Generation, q.Verbose = generation, p.verbose
-		reply, _, err = proto.SetupQueue.Call(ctx, m.conn, q)
+		q.Generation, q.Verbose = generation, verbose
+		reply, _, err = proto.SetupQueue.Call(ctx, conn, q)
 	case proto.Key:
 		k := c.Key
 		p.mu.Lock()
 		k.Keys = slices.Concat(p.oldKeys, k.Keys)
 		p.mu.Unlock()
-		reply, _, err = proto.SetupKey.Call(ctx, m.conn, k)
+		reply, _, err = proto.SetupKey.Call(ctx, conn, k)
 	case proto.Control:
 		var f *os.File
 		if f, err = p.control.File(); err != nil {
 			return err
 		}
-		reply, _, err = proto.SetupControl.Call(ctx, m.conn, c.Control, f)
+		reply, _, err = proto.SetupControl.Call(ctx, conn, c.Control, f)
 		f.Close()
 	}
 	if err != nil {
@@ -208,18 +229,18 @@ func (p *Parent) configure(ctx context.Context, m *member) error {
 	}
 	if reply.Guarantees != "" {
 		p.mu.Lock()
-		m.reply = reply
+		p.members[role].reply = reply
 		p.mu.Unlock()
 	}
 	return nil
 }
 
 // passListeners hands the sockets over, as many at a time as a call carries.
-func (p *Parent) passListeners(ctx context.Context, m *member, files []*os.File) error {
+func (p *Parent) passListeners(ctx context.Context, conn *imsg.Conn, files []*os.File) error {
 	defer closeFiles(files)
 	for first := 0; first < len(files) || first == 0; first += imsg.MaxFiles {
 		batch := files[first:min(first+imsg.MaxFiles, len(files))]
-		if _, _, err := proto.PassListeners.Call(ctx, m.conn, proto.PassListenersRequest{First: first}, batch...); err != nil {
+		if _, _, err := proto.PassListeners.Call(ctx, conn, proto.PassListenersRequest{First: first}, batch...); err != nil {
 			return err
 		}
 	}

@@ -45,10 +45,13 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 	if err != nil {
 		return proto.Empty{}, nil, err
 	}
-	if u.UID == 0 && (action.Method != policy.Mbox || action.Wrapper != "") {
-		return proto.Empty{}, nil, permanent("MDA not allowed to deliver to: %s", req.User)
+	// A command or a file that a user has named gets no right that only the system
+	// mailbox needs: not root's, not the group of the directory of mailboxes.
+	mailbox := action.Method == policy.Mbox && !req.Exec
+	if u.UID == 0 && (!mailbox || action.Wrapper != "" || req.Userbase != "") {
+		return proto.Empty{}, nil, permanent("MDA not allowed to deliver to: %s", title(req.User))
 	}
-	if action.Method == policy.Mbox {
+	if mailbox {
 		if err := p.prepareMailbox(&u); err != nil {
 			return proto.Empty{}, nil, err
 		}
@@ -58,7 +61,7 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 		return proto.Empty{}, nil, err
 	}
 	_, _, err = proto.SetupWorker.Call(ctx, w.conn, proto.WorkerConfig{
-		User: req.User, Home: u.Home, Method: uint8(action.Method), Path: action.Path, Junk: action.Junk,
+		User: req.User, Home: u.Home, Exec: req.Exec, Method: uint8(action.Method), Path: action.Path, Junk: action.Junk,
 		Dest: action.Dest, RcptTo: action.RcptTo, Command: action.Command, Wrapper: action.Wrapper,
 		HostName: c.ServerName, MailDir: p.Paths.Mail, Libexec: p.Paths.Libexec, Shell: p.Paths.Shell,
 		DefPath: p.Paths.DefPath, Delimiter: c.Delimiter, Timeout: commandTimeout,
@@ -66,13 +69,14 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 	if err != nil {
 		theirs.Close()
 		w.conn.Close()
-		return proto.Empty{}, nil, fmt.Errorf("worker of %s: %w", req.User, err)
+		w.process.Kill()
+		return proto.Empty{}, nil, fmt.Errorf("worker of %s: %w", title(req.User), err)
 	}
 	return proto.Empty{}, []*os.File{theirs}, nil
 }
 
-// recipient decides whom a worker runs as. System users are looked up here, so
-// that the queue's word is not taken for their ids.
+// recipient decides whom a worker runs as. Users are looked up here, those of a
+// userbase by lookup, so that the queue's word is not taken for their ids.
 func (p *Parent) recipient(ctx context.Context, a *policy.Action, req proto.WorkerRequest) (platform.User, error) {
 	if req.User == "" {
 		return p.SMTPUser, nil
@@ -84,7 +88,7 @@ func (p *Parent) recipient(ctx context.Context, a *policy.Action, req proto.Work
 		if req.Userbase != a.Userbase {
 			return platform.User{}, fmt.Errorf("userbase %q is not that of action %q", req.Userbase, a.Name)
 		}
-		return platform.User{Name: req.User, UID: req.UID, GID: req.GID, Groups: []int{req.GID}, Home: req.Home}, nil
+		return p.userbaseUser(ctx, req.User, req.Userbase)
 	}
 	u, err := p.Host.User(ctx, name)
 	if errors.Is(err, platform.ErrNoUser) {
@@ -96,10 +100,36 @@ func (p *Parent) recipient(ctx context.Context, a *policy.Action, req proto.Work
 	return u, err
 }
 
+// maxID is the largest user and group id. The kernel takes the next one for "leave
+// as it is", and more bits than these it does not look at.
+const maxID = 1<<32 - 2
+
+// userbaseUser asks lookup about a user of a table.
+func (p *Parent) userbaseUser(ctx context.Context, name, userbase string) (platform.User, error) {
+	conn := p.up(proto.Lookup)
+	if conn == nil {
+		return platform.User{}, errors.New("lookup is being started")
+	}
+	r, _, err := proto.UserInfo.Call(ctx, conn, proto.UserInfoRequest{User: name, Userbase: userbase})
+	if err != nil {
+		return platform.User{}, fmt.Errorf("user %q of table %q: %w", name, userbase, err)
+	}
+	if !r.Found {
+		return platform.User{}, permanent("Permanent failure in user lookup")
+	}
+	if r.UID < 0 || r.UID > maxID || r.GID < 0 || r.GID > maxID {
+		return platform.User{}, fmt.Errorf("user %q of table %q: ids %d:%d are out of range", name, userbase, r.UID, r.GID)
+	}
+	return platform.User{Name: name, UID: r.UID, GID: r.GID, Groups: []int{r.GID}, Home: r.Home}, nil
+}
+
 // prepareMailbox makes a missing system mailbox, and lets the worker take part in
 // the group that owns the spool directory when that group may write there, for
 // lock files.
 func (p *Parent) prepareMailbox(u *platform.User) error {
+	if u.Name == "" || u.Name == "." || u.Name == ".." || strings.ContainsAny(u.Name, "/\x00") {
+		return permanent("user %q cannot have a mailbox", u.Name)
+	}
 	if fi, err := os.Stat(p.Paths.Mail); err != nil {
 		return err
 	} else if st, ok := fi.Sys().(*syscall.Stat_t); ok && fi.Mode().Perm()&0o020 != 0 {
@@ -144,6 +174,7 @@ func (p *Parent) spawnWorker(ctx context.Context, role proto.Role, title string,
 	conn, err := imsg.FromFile(ours, imsg.NewMux(), imsg.Options{})
 	if err != nil {
 		process.Kill()
+		p.wg.Go(func() { _ = process.Wait() }) // it was killed
 		far.Close()
 		return nil, nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/deliver"
@@ -136,13 +138,14 @@ func (d desk) Done(a *deliver.Attempt, r mda.Result, cause error) {
 // Hold implements deliver.Desk.
 func (d desk) Hold(a *deliver.Attempt, name string) {
 	q, e := d.q, a.Envelope
-	if q.sched.Hold(e.ID, name, time.Now()) {
-		q.mu.Lock()
-		if len(q.fresh) < maxFresh {
-			q.fresh[e.ID] = e
-		}
-		q.mu.Unlock()
+	// Before the schedule has it: from then on somebody else may take it. It has not
+	// changed since it was read, so it is good whether it is held or due again.
+	q.mu.Lock()
+	if len(q.fresh) < maxFresh {
+		q.fresh[e.ID] = e
 	}
+	q.mu.Unlock()
+	q.sched.Hold(e.ID, name, time.Now())
 }
 
 // Release implements deliver.Desk.
@@ -152,6 +155,8 @@ func (d desk) Release(name string, n int) { d.q.sched.Release(name, n) }
 func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text string) {
 	q.report(e, relay, "Ok", text, time.Time{})
 	if dsn.WantsSuccess(e) {
+		// It must not be delivered again, whatever happens before the report is stored.
+		q.owe(ctx, e, envelope.BounceDelivered)
 		q.bounces.add(ctx, e, envelope.BounceDelivered)
 		return
 	}
@@ -193,18 +198,73 @@ func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string
 		e.LastBounce = now
 		q.bounces.add(ctx, e, envelope.BounceDelayed)
 	}
-	if err := q.store.Update(ctx, e); err != nil {
-		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)
-	}
+	q.note(ctx, e)
 	q.sched.Retry(e.ID, e.NextTry)
 }
 
-// forget removes an envelope whose end is known.
+// note stores the state of an envelope. When that fails an earlier state is met
+// after a restart: an attempt too many, no mail lost.
+func (q *Queue) note(ctx context.Context, e *envelope.Envelope) {
+	if err := q.store.Update(context.WithoutCancel(ctx), e); err != nil {
+		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)
+	}
+}
+
+// owe turns an envelope that is done with its recipient into one of which its sender
+// is still to be told. It has a lifetime of its own for that. Its state is stored.
+func (q *Queue) owe(ctx context.Context, e *envelope.Envelope, t envelope.BounceType) {
+	if e.Type != envelope.Bounce {
+		e.Type, e.BounceType, e.Retry = envelope.Bounce, t, 0
+		e.TTL = max(0, time.Since(e.Created).Truncate(time.Second)) + q.config.Load().TTL
+	}
+	q.note(ctx, e)
+}
+
+// maxUndeleted bounds the envelopes remembered to be deleted later; what goes beyond
+// is met again after a restart.
+const maxUndeleted = 100_000
+
+// forget removes an envelope whose end is known. It is not tried again, even when
+// the store cannot delete it now.
 func (q *Queue) forget(ctx context.Context, id envelope.ID) {
-	if err := q.store.Delete(ctx, id); err != nil && !errors.Is(err, queue.ErrNotFound) {
-		q.p.Log.Warnf("queue: delete envelope %s: %v", id, err)
+	if err := q.store.Delete(context.WithoutCancel(ctx), id); err != nil && !errors.Is(err, queue.ErrNotFound) {
+		q.p.Log.Warnf("queue: delete envelope %s, to be tried again: %v", id, err)
+		q.mu.Lock()
+		if len(q.undeleted) < maxUndeleted {
+			q.undeleted[id] = struct{}{}
+		}
+		q.mu.Unlock()
 	}
 	q.sched.Remove(id)
+}
+
+// sweep deletes what could not be deleted before, until ctx ends.
+func (q *Queue) sweep(ctx context.Context) {
+	tick := time.NewTicker(retryDelay)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			q.sweepOnce(ctx)
+		}
+	}
+}
+
+func (q *Queue) sweepOnce(ctx context.Context) {
+	q.mu.Lock()
+	ids := slices.Collect(maps.Keys(q.undeleted))
+	q.mu.Unlock()
+	for _, id := range ids {
+		if err := q.store.Delete(ctx, id); err != nil && !errors.Is(err, queue.ErrNotFound) {
+			q.p.Log.Warnf("queue: %d envelopes that are done with cannot be deleted: %v", len(ids), err)
+			return // the rest will not fare better
+		}
+		q.mu.Lock()
+		delete(q.undeleted, id)
+		q.mu.Unlock()
+	}
 }
 
 // removed ends an envelope at the operator's wish; nobody is told.
@@ -221,6 +281,11 @@ func (q *Queue) removed(ctx context.Context, id envelope.ID) {
 func (q *Queue) expired(ctx context.Context, id envelope.ID) {
 	e := q.take(ctx, id)
 	if e == nil {
+		return
+	}
+	if e.Type == envelope.Bounce {
+		q.p.Log.Warnf("queue: giving up the report on %s to <%s>", e.ID, e.Sender)
+		q.forget(ctx, id)
 		return
 	}
 	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Expire", Delay: time.Since(e.Created), Stat: "Envelope expired"})

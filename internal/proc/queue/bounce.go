@@ -45,6 +45,7 @@ func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.Boun
 	select {
 	case b.notices <- n:
 	case <-ctx.Done():
+	case <-b.q.p.Context().Done(): // nobody takes it any more; it is met again after a start
 	}
 }
 
@@ -122,18 +123,18 @@ func (b *bouncer) later(ctx context.Context, n dsn.Notice, cause error) {
 		return // the daemon ends; the attempt is repeated after its start
 	}
 	now := time.Now().Truncate(time.Second)
-	e.Type, e.BounceType = envelope.Bounce, n.Type
-	e.Retry++
-	e.NextTry = q.config.Load().backoff.Next(e.Type, e.Created, e.Retry, now)
-	if now.After(e.Expires()) {
+	if e.Type == envelope.Bounce && now.After(e.Expires()) {
 		q.p.Log.Warnf("queue: giving up the report on %s to <%s>: %v", e.ID, e.Sender, cause)
 		q.forget(ctx, e.ID)
 		return
 	}
-	q.p.Log.Warnf("queue: report on %s to <%s> not stored, next try %s: %v", e.ID, e.Sender, e.NextTry.UTC().Format(time.RFC3339), cause)
-	if err := q.store.Update(ctx, e); err != nil {
-		q.p.Log.Warnf("queue: note the state of %s: %v", e.ID, err)
+	retry := e.Retry
+	if e.Type != envelope.Bounce {
+		retry = 0
 	}
+	e.NextTry = q.config.Load().backoff.Next(envelope.Bounce, e.Created, retry+1, now)
+	q.p.Log.Warnf("queue: report on %s to <%s> not stored, next try %s: %v", e.ID, e.Sender, e.NextTry.UTC().Format(time.RFC3339), cause)
+	q.owe(ctx, e, n.Type)
 	q.sched.Insert(q.config.Load().backoff.Item(e, time.Now()))
 	q.sched.Retry(e.ID, e.NextTry)
 }

@@ -38,15 +38,16 @@ type Schedule interface {
 
 // Queue is the role.
 type Queue struct {
-	p       *proc.Process
-	parts   Parts
-	events  report.Sink
-	stats   stats.Set
-	config  atomic.Pointer[config]
-	store   queue.Store
-	sched   Schedule
-	deliver *deliver.Deliverer
-	bounces *bouncer
+	p        *proc.Process
+	parts    Parts
+	events   report.Sink
+	stats    stats.Set
+	config   atomic.Pointer[config]
+	store    queue.Store
+	sched    Schedule
+	deliver  *deliver.Deliverer
+	bounces  *bouncer
+	reroutes chan struct{} // slots
 
 	pausedMDA, pausedMTA atomic.Bool
 
@@ -54,7 +55,8 @@ type Queue struct {
 
 	mu           sync.Mutex // guards what follows
 	transactions map[envelope.MsgID]*transaction
-	watched      map[*imsg.Conn]struct{} // links whose end rolls transactions back
+	undeleted    map[envelope.ID]struct{} // done with, but still in the store
+	watched      map[*imsg.Conn]struct{}  // links whose end rolls transactions back
 	fresh        map[envelope.ID]*envelope.Envelope
 }
 
@@ -74,7 +76,8 @@ func New(p *proc.Process, parts Parts) *Queue {
 	q := &Queue{
 		p: p, parts: parts,
 		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
-		fresh: map[envelope.ID]*envelope.Envelope{},
+		fresh: map[envelope.ID]*envelope.Envelope{}, undeleted: map[envelope.ID]struct{}{},
+		reroutes: make(chan struct{}, maxReroutes),
 	}
 	q.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &q.stats}
 	return q
@@ -157,24 +160,33 @@ func (q *Queue) Start(ctx context.Context) error {
 	q.p.Go(func(ctx context.Context) { _ = q.deliver.Run(ctx) })
 	q.p.Go(q.bounces.run)
 	q.p.Go(q.load)
+	q.p.Go(q.sweep)
 	q.p.Go(func(context.Context) { q.run(schedule) })
 	return nil
 }
 
 // Stop implements proc.Role: nothing new is started, and what is being delivered
-// may finish, so that it need not be done twice.
+// or reported may finish and be noted, so that it need not be done twice.
 func (q *Queue) Stop(ctx context.Context) {
 	q.stopSchedule()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for ctx.Err() == nil && q.deliver.Counts().Running > 0 {
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
+	if err := q.deliver.Drain(ctx); err != nil {
+		q.p.Log.Infof("queue: deliveries that take too long are given up and tried again later")
 	}
+	occupy(ctx, q.bounces.slots)
+	occupy(ctx, q.reroutes)
 	if err := q.store.Close(); err != nil {
 		q.p.Log.Warnf("close the queue: %v", err)
+	}
+}
+
+// occupy takes all slots, for good, as they become free, until ctx ends.
+func occupy(ctx context.Context, slots chan struct{}) {
+	for range cap(slots) {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

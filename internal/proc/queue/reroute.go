@@ -24,8 +24,8 @@ func (q *Queue) inject(ctx context.Context, req proto.ExpandRequest, body io.Rea
 	done := false
 	defer func() {
 		if !done {
-			if _, err := q.end(id, nil); err == nil {
-				q.store.Discard(id)
+			if t, err := q.end(id, nil); err == nil {
+				q.discard(id, t)
 			}
 		}
 	}()
@@ -69,9 +69,19 @@ func (q *Queue) bring(ctx context.Context, id envelope.MsgID, t *transaction, bo
 	return nil, true, f.Close()
 }
 
+// maxReroutes is how many envelopes are sent through the rules at a time: each has
+// its message in memory. The others of a batch wait.
+const maxReroutes = 4
+
 // reroute sends an envelope whose action is gone through the present rules, as a
 // message of its own.
 func (q *Queue) reroute(ctx context.Context, e *envelope.Envelope) {
+	select {
+	case q.reroutes <- struct{}{}:
+		defer func() { <-q.reroutes }()
+	case <-ctx.Done():
+		return
+	}
 	err := q.rerouted(ctx, e)
 	refused := proto.SMTPError(err)
 	switch {

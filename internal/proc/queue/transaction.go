@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,15 @@ type transaction struct {
 	mu        sync.Mutex // guards what follows
 	envelopes []*envelope.Envelope
 	spilled   bool
+	ended     bool // committed or rolled back: nothing is added any more
+}
+
+// discard ends a transaction that was taken off the list.
+func (q *Queue) discard(id envelope.MsgID, t *transaction) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+	q.store.Discard(id)
 }
 
 // storeError turns a store's error into the reply that it means.
@@ -61,6 +71,14 @@ func (q *Queue) begin(ctx context.Context, owner *imsg.Conn) (envelope.MsgID, *t
 	if len(q.transactions) >= maxTransactions {
 		q.store.Discard(id)
 		return 0, nil, errBusy
+	}
+	if owner != nil {
+		select {
+		case <-owner.Done(): // its transactions were rolled back before this one was on the list
+			q.store.Discard(id)
+			return 0, nil, errGone
+		default:
+		}
 	}
 	q.transactions[id] = t
 	return id, t, nil
@@ -92,16 +110,16 @@ func (q *Queue) end(id envelope.MsgID, owner *imsg.Conn) (*transaction, error) {
 // abandon rolls back all transactions of a link that was lost.
 func (q *Queue) abandon(owner *imsg.Conn) {
 	q.mu.Lock()
-	var ids []envelope.MsgID
+	lost := map[envelope.MsgID]*transaction{}
 	for id, t := range q.transactions {
 		if t.owner == owner {
-			ids = append(ids, id)
+			lost[id] = t
 			delete(q.transactions, id)
 		}
 	}
 	q.mu.Unlock()
-	for _, id := range ids {
-		q.store.Discard(id)
+	for id, t := range lost {
+		q.discard(id, t)
 	}
 }
 
@@ -120,19 +138,22 @@ func (q *Queue) handleSpill(ctx context.Context, req proto.MsgRequest, files []*
 	if err != nil {
 		return proto.Empty{}, nil, err
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return proto.Empty{}, nil, errGone
+	}
 	f, err := q.store.Spill(ctx, req.MsgID)
 	if err != nil {
 		return proto.Empty{}, nil, storeError(err)
 	}
-	t.mu.Lock()
 	t.spilled = true
-	t.mu.Unlock()
 	return proto.Empty{}, []*os.File{f}, nil
 }
 
 func (q *Queue) handleRollback(ctx context.Context, req proto.MsgRequest) (proto.Empty, error) {
-	if _, err := q.end(req.MsgID, imsg.ConnOf(ctx)); err == nil {
-		q.store.Discard(req.MsgID)
+	if t, err := q.end(req.MsgID, imsg.ConnOf(ctx)); err == nil {
+		q.discard(req.MsgID, t)
 	}
 	return proto.Empty{}, nil
 }
@@ -145,8 +166,14 @@ func (q *Queue) handleSubmit(_ context.Context, req proto.SubmitRequest) (proto.
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.ended {
+		return proto.SubmitReply{}, errGone
+	}
 	if len(t.envelopes)+len(req.Envelopes) > maxEnvelopes {
 		return proto.SubmitReply{}, errMany
+	}
+	if slices.Contains(req.Envelopes, nil) {
+		return proto.SubmitReply{}, errors.New("submit: nil for an envelope")
 	}
 	now := time.Now().Truncate(time.Second)
 	reply := proto.SubmitReply{IDs: make([]envelope.ID, 0, len(req.Envelopes))}
@@ -190,6 +217,7 @@ func (q *Queue) handleCommit(ctx context.Context, req proto.CommitRequest) (prot
 func (q *Queue) commit(ctx context.Context, id envelope.MsgID, t *transaction, body []byte, spilled bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.ended = true
 	if len(t.envelopes) == 0 || spilled != t.spilled {
 		q.store.Discard(id)
 		return errGone

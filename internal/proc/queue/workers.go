@@ -34,8 +34,8 @@ type workers struct{ q *Queue }
 // Start implements deliver.Workers.
 func (w workers) Start(ctx context.Context, s deliver.Spec) (deliver.Worker, error) {
 	c := w.q.config.Load()
-	req := proto.WorkerRequest{Action: s.Action, User: s.Login, UID: int(s.As.UID), GID: int(s.As.GID), Home: s.As.Home}
-	if s.Login == c.CommandUser {
+	req := proto.WorkerRequest{Action: s.Action, User: s.Login, Exec: s.Exec}
+	if s.Anonymous {
 		req.User = ""
 	} else if a := c.actions[s.Action]; a != nil {
 		req.Userbase = a.Userbase

@@ -84,6 +84,10 @@ func (w *Worker) deliver(ctx context.Context, req proto.DeliverRequest, files []
 			f.Close()
 		}
 	}()
+	if (req.Exec != "") != w.config.Exec {
+		// What a user may have run has other rights than what writes mailboxes.
+		return proto.DeliverReply{}, nil, errors.New("deliver: a command or file for a worker of another kind")
+	}
 	d := &mda.Delivery{
 		Sender: req.Sender, Rcpt: req.Rcpt, Dest: req.Dest, User: req.User, Home: w.config.Home,
 		Subaddress: req.Subaddress, Exec: req.Exec, Size: req.Size,

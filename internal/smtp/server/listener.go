@@ -57,8 +57,10 @@ type Options struct {
 
 	// Proxy makes the PROXY header (version 1 or 2) mandatory, and TrustProxy says
 	// from which peers it is taken; nil trusts all. Others are cut off.
-	Proxy      bool
-	TrustProxy func(peer netip.Addr) bool
+	// ProxyV2Only takes headers of version 2 only.
+	Proxy       bool
+	ProxyV2Only bool
+	TrustProxy  func(peer netip.Addr) bool
 
 	// Failed is told of each failed accept, such as for lack of descriptors; Serve
 	// tries again after a pause. It may be nil.
@@ -121,7 +123,7 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 		client, local := endpoints(conn)
 		var proxied bool
 		if o.Proxy {
-			h, err := readProxy(conn, cfg, client, o.TrustProxy)
+			h, err := readProxy(conn, cfg, client, &o)
 			if err != nil {
 				cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: fmt.Sprintf("PROXY header: %v", err)})
 				return
@@ -291,12 +293,15 @@ func (s *Server) turnAway(conn net.Conn, cfg *Config) {
 var errProxyNotTrusted = errors.New("peer is not trusted")
 
 // readProxy reads the PROXY header that peer sends, if it is trusted to.
-func readProxy(conn net.Conn, cfg *Config, peer netip.Addr, trust func(netip.Addr) bool) (proxyproto.Header, error) {
-	if trust != nil && !trust(peer.Unmap()) {
+func readProxy(conn net.Conn, cfg *Config, peer netip.Addr, o *Options) (proxyproto.Header, error) {
+	if o.TrustProxy != nil && !o.TrustProxy(peer.Unmap()) {
 		return proxyproto.Header{}, errProxyNotTrusted
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(cfg.withDefaults().Timeout)); err != nil {
 		return proxyproto.Header{}, err
+	}
+	if o.ProxyV2Only {
+		return proxyproto.ReadV2(conn)
 	}
 	return proxyproto.Read(conn)
 }
