@@ -158,3 +158,12 @@ type Trace interface {
 	// Handshake, the user for Auth, the address for Mail and Rcpt, else empty.
 	Done(stage Stage, about string, err error)
 }
+
+// String returns the word of the stage, as in texts and logs.
+func (s Stage) String() string {
+	words := [...]string{"", "BANNER", "EHLO", "STARTTLS", "TLS", "AUTH", "RSET", "MAIL", "RCPT", "DATA", "EOM", "NOOP", "QUIT"}
+	if int(s) >= len(words) {
+		return ""
+	}
+	return words[s]
+}

@@ -60,6 +60,8 @@ type Error struct {
 	Reply // of the server, or one that says the same
 	Local bool
 	Err   error // ErrNextTransaction or nil
+
+	command string // the word, where Stage stands for several
 }
 
 // Error returns the text for the log and the sender: the reply, behind what was
@@ -69,7 +71,9 @@ func (e *Error) Error() string {
 		return e.Text
 	}
 	switch e.Stage {
-	case Banner, Hello, StartTLS, Auth:
+	case Hello:
+		return e.command + " rejected: " + e.Reply.String()
+	case Banner, StartTLS, Auth:
 		return e.Stage.String() + " rejected: " + e.Reply.String()
 	}
 	return e.Reply.String()
@@ -93,47 +97,42 @@ type ConnError struct {
 	Err   error
 }
 
-// Errors that a ConnError may wrap, besides those of the network and of TLS.
-var (
-	ErrLineTooLong  = errors.New("Bad response: line too long")           //nolint // text of the log
-	ErrLineTooShort = errors.New("Bad response: line too short")          //nolint
-	ErrReplyCode    = errors.New("Bad response: reply code out of range") //nolint
-	ErrReplyTooLong = errors.New("Bad response: too many lines")          //nolint
-	ErrTooMuchData  = errors.New("Remote host sent too much data")        //nolint
-	ErrBody         = errors.New("Error reading content file")            //nolint
-	ErrNotUsable    = errors.New("Session has ended")                     //nolint
+// Reason is a cause of a ConnError that is none of the network's or of TLS.
+type Reason string
+
+// The reasons.
+const (
+	ErrLineTooLong  Reason = "Bad response: line too long"
+	ErrLineTooShort Reason = "Bad response: line too short"
+	ErrReplyCode    Reason = "Bad response: reply code out of range"
+	ErrReplyLines   Reason = "Bad response: lines of a reply do not belong together"
+	ErrReplyTooLong Reason = "Bad response: too many lines"
+	ErrTooMuchData  Reason = "Remote host sent too much data"
+	ErrBody         Reason = "Error reading content file"
+	ErrNotUsable    Reason = "Session has ended"
 )
+
+// Error returns the text of the reason.
+func (r Reason) Error() string { return string(r) }
 
 // Error returns the text for the log and the sender.
 func (e *ConnError) Error() string {
-	var netErr net.Error
+	if r, ok := errors.AsType[Reason](e.Err); ok {
+		return r.Error()
+	}
+	netErr, isNet := errors.AsType[net.Error](e.Err)
 	switch {
-	case errors.Is(e.Err, ErrBody):
-		return ErrBody.Error()
 	case errors.Is(e.Err, context.Canceled):
 		return "Session ended: " + e.Err.Error()
-	case errors.Is(e.Err, os.ErrDeadlineExceeded), errors.Is(e.Err, context.DeadlineExceeded),
-		errors.As(e.Err, &netErr) && netErr.Timeout():
+	case errors.Is(e.Err, os.ErrDeadlineExceeded), isNet && netErr.Timeout():
 		return "Connection timeout"
 	case errors.Is(e.Err, io.EOF), errors.Is(e.Err, io.ErrUnexpectedEOF), errors.Is(e.Err, io.ErrClosedPipe),
 		errors.Is(e.Err, syscall.ECONNRESET), errors.Is(e.Err, syscall.EPIPE):
 		return "Connection closed unexpectedly"
-	case e.protocol():
-		return e.Err.Error()
 	case e.Stage == Handshake:
 		return "TLS handshake failed: " + e.Err.Error()
 	}
 	return "IO Error: " + e.Err.Error()
-}
-
-// protocol tells whether the server broke the protocol.
-func (e *ConnError) protocol() bool {
-	for _, err := range [...]error{ErrLineTooLong, ErrLineTooShort, ErrReplyCode, ErrReplyTooLong, ErrTooMuchData, ErrNotUsable} {
-		if errors.Is(e.Err, err) {
-			return true
-		}
-	}
-	return false
 }
 
 // Unwrap returns Err.
