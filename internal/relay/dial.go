@@ -47,6 +47,8 @@ type Target struct {
 	Ciphers   string
 	Protocols string
 	Filter    string
+
+	MaxFailures int // recipients refused in a row that end the session
 }
 
 // Scheme returns the scheme of relay URLs that the target amounts to.
@@ -68,9 +70,9 @@ func (t *Target) Scheme() string {
 type Dialer interface {
 	// Dial connects, greets, starts TLS and authenticates as the target demands, and
 	// returns a session that is ready for MAIL. It bounds its own waits and ends when
-	// ctx does. It emits report.RelayConnected, RelayTLS and RelayCertCheck; the other
-	// events of a session are emitted here. Errors that are or wrap a *DialError tell
-	// how far it came.
+	// ctx does. It emits report.RelayConnected, RelayTLS and RelayCertCheck, and the
+	// session RelayDisconnected; the other events are emitted here. Errors that are or
+	// wrap a *DialError tell how far it came.
 	Dial(ctx context.Context, t *Target) (Session, error)
 }
 
@@ -142,4 +144,5 @@ type Answer struct {
 	Text     string // of the reply, one line, without the codes
 	Stage    Stage  // which command it answers
 	Local    bool   // our own verdict, not the host's: no extension that the message needs, too large
+	Again    bool   // not refused, but left for another transaction, which may follow at once
 }

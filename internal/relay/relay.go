@@ -142,7 +142,7 @@ type Router interface {
 	// Route returns the way for a recipient. An error that is or wraps an *smtp.Error
 	// tells the sender its text, and is permanent when the code says so: no such
 	// domain, a domain that takes no mail (RFC 7505), a loop. All others are temporary.
-	// It ends when ctx does.
+	// An error holds for all senders. It ends when ctx does.
 	Route(ctx context.Context, q RouteQuery) (*Route, error)
 }
 
@@ -219,9 +219,9 @@ type Limits struct {
 	MaxRcpt                 int           // recipients in a transaction; default 100
 	RatePerMinute           int           // messages a minute; 0: as many as go
 
-	HiWat   int // messages a relay may have here; what goes beyond is held; default 50
-	LoWat   int // messages left at which held ones are released; default 30
-	Release int // how many envelopes are released at a time; default 10
+	HiWat   int // messages a relay may have here; what goes beyond is held; default 200
+	LoWat   int // messages left at which held ones are released; default 100
+	Release int // how many envelopes are released at a time; default 100
 }
 
 func (l Limits) withDefaults() Limits {
@@ -236,9 +236,9 @@ func (l Limits) withDefaults() Limits {
 	def(&l.SessionMaxAge, 5*time.Minute)
 	def(&l.MaxFailuresPerSession, 25)
 	def(&l.MaxRcpt, 100)
-	def(&l.HiWat, 50)
-	def(&l.LoWat, 30)
-	def(&l.Release, 10)
+	def(&l.HiWat, 200)
+	def(&l.LoWat, 100)
+	def(&l.Release, 100)
 	l.LoWat = min(l.LoWat, l.HiWat-1)
 	return l
 }

@@ -20,6 +20,10 @@ type Route struct {
 	Sender    smtp.Path
 	PerSender bool
 
+	// AnyDomain says that the answer holds for all domains of the action, as with a
+	// smarthost.
+	AnyDomain bool
+
 	Name  string // the domain, or the smarthost as configured; for limits, lists and logs
 	Fixed bool   // Hosts are smarthosts, not MX
 	Hosts []Host // in any order; none: there is no way
@@ -67,8 +71,11 @@ type TLS struct {
 	Mode     TLSMode
 	Implicit bool     // from the first byte (RFC 8314)
 	TLSA     []TLSA   // of DANE
-	Names    []string // other names that the certificate may have, for DANE (RFC 7672 section 3.2.3)
+	SNI      string   // name for the handshake; empty: none
+	Names    []string // of which the certificate must have one; empty: Host.Name
 	Patterns []string // mx patterns of the policy, for STS; hosts beside them are not used
+	Testing  bool     // check and report, but deliver regardless (RFC 8461 section 5)
+	Policy   int      // which policy asked for this, for the reports of RFC 8460; for the Dialer
 }
 
 // TLSA is one record (RFC 6698 section 2.1).
@@ -156,6 +163,9 @@ func (k *keyWriter) host(h *Host) {
 		k.number(int(t.Matching))
 		k.text(string(t.Data))
 	}
+	k.text(h.TLS.SNI)
+	k.flag(h.TLS.Testing)
+	k.number(h.TLS.Policy)
 	k.number(len(h.TLS.Names))
 	k.text(h.TLS.Names...)
 	k.number(len(h.TLS.Patterns))
