@@ -29,6 +29,18 @@ const (
 	spareTime  = 2 * time.Second
 )
 
+// state is what a connection does.
+type state uint8
+
+const (
+	gone    state = iota
+	opening       // not ready yet
+	between       // looks for its next task
+	busy          // in a transaction, or waits for the time of the next one
+	idle          // nothing to do
+	leaving       // to end; final but for gone
+)
+
 // conn is a connection of a relay. Its goroutine is the only one that changes what
 // is not guarded by the Relayer's mutex.
 type conn struct {
@@ -46,15 +58,38 @@ type conn struct {
 	local   netip.Addr
 
 	// Guarded by the mutex.
+	state   state
 	sending time.Time     // start of the running transaction
 	last    time.Time     // end of the last one
-	place   *list.Element // in Relayer.idle
+	place   *list.Element // in Relayer.parked
 	evict   bool          // it has to go, for another one
 	retired bool          // it has to go after this transaction
 	sent    int           // transactions
 	mails   int           // messages taken by the host
 	refused int           // recipients refused in a row
 	rejects int           // transactions put off in a row
+}
+
+// enter changes the state.
+func (c *conn) enter(s state) {
+	if c.state == leaving && s != gone {
+		return
+	}
+	c.relay.count(c.state, -1)
+	c.relay.count(s, 1)
+	c.state = s
+}
+
+// count keeps the numbers of connections by state.
+func (r *relay) count(s state, n int) {
+	switch s {
+	case opening:
+		r.opening += n
+	case between:
+		r.between += n
+	case leaving:
+		r.leaving += n
+	}
 }
 
 // nudge makes a connection look for work, or for the end.
@@ -91,6 +126,7 @@ func (c *conn) run(ctx, sending context.Context) {
 	for {
 		t, as := c.next(ctx)
 		if t == nil {
+			c.leave()
 			break
 		}
 		if !c.transact(sending, t, as) {
@@ -163,10 +199,9 @@ func (c *conn) connected(s Session, took time.Duration) {
 	if !c.local.IsValid() {
 		c.local = c.source.Addr
 	}
-	r.opening--
+	c.enter(between)
 	average(&r.dialTime, took)
 	c.link.proven = true
-	c.e.dispatch(r) // a proven route takes more connections
 }
 
 // failed notes that the connection did not get ready. Trouble before TLS is the
@@ -226,6 +261,14 @@ func (c *conn) disable(now time.Time, p *penalty, reason string) {
 	c.e.events.Report(c.link.event(d, reason))
 }
 
+// leave gives up the connection's part in the work of its relay.
+func (c *conn) leave() {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	c.enter(leaving)
+	c.e.dispatch(c.relay)
+}
+
 // next waits for a task. It returns nil when the connection is to end.
 func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 	e, r := c.e, c.relay
@@ -246,8 +289,13 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 			}
 			at := c.ready()
 			if !now.Before(at) {
-				return c.take(now)
+				t, as := c.take(now)
+				if c.sent == 0 {
+					e.dispatch(r) // the route is proven now: it takes more connections
+				}
+				return t, as
 			}
+			c.enter(busy)
 			wait, spare = at.Sub(now), false
 			r.why = "messages to " + c.link.String() + " are spaced"
 			if now.Before(r.nextSend) {
@@ -259,10 +307,10 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 			if idleSince.IsZero() {
 				idleSince = now
 			}
-			if len(r.idle) >= spareConns {
+			if len(r.parked) >= spareConns {
 				wait = min(wait, spareTime)
 			}
-			if wait -= now.Sub(idleSince); wait <= 0 {
+			if wait -= now.Sub(idleSince); wait <= 0 || e.wanted(c) {
 				return nil, nil
 			}
 			e.park(c)
@@ -295,8 +343,9 @@ func (c *conn) sleep(ctx context.Context, d time.Duration) bool {
 
 // park puts a connection among the idle ones.
 func (e *Relayer) park(c *conn) {
+	c.enter(idle)
 	c.place = e.idle.PushBack(c)
-	c.relay.idle = append(c.relay.idle, c)
+	c.relay.parked = append(c.relay.parked, c)
 }
 
 // unpark takes it out.
@@ -306,9 +355,10 @@ func (e *Relayer) unpark(c *conn) {
 	}
 	e.idle.Remove(c.place)
 	c.place = nil
+	c.enter(between)
 	r := c.relay
-	if i := slices.Index(r.idle, c); i >= 0 {
-		r.idle = slices.Delete(r.idle, i, i+1)
+	if i := slices.Index(r.parked, c); i >= 0 {
+		r.parked = slices.Delete(r.parked, i, i+1)
 	}
 }
 
@@ -324,6 +374,7 @@ func (c *conn) take(now time.Time) (*task, []*Attempt) {
 	t, as := r.tasks.next(n, c.caps.RcptDomainMax)
 	c.e.pending -= len(as)
 	c.e.running += len(as)
+	c.enter(busy)
 	c.sending = now
 	if rate := r.limits.RatePerMinute; rate > 0 {
 		r.nextSend = now.Add(time.Minute / time.Duration(rate))
@@ -374,6 +425,9 @@ func (c *conn) finish(ctx context.Context, t *task, as []*Attempt, results []Res
 	if v != nil {
 		c.learn(v, took, now)
 		usable = usable && c.rejects < maxRejects
+	}
+	if c.enter(between); !usable {
+		c.enter(leaving)
 	}
 	var report []done
 	var revived []envelope.ID

@@ -23,6 +23,7 @@ func (e *Relayer) Reload(o Options) {
 	for _, r := range e.relays {
 		for c := range r.conns {
 			c.retired = true
+			c.enter(leaving)
 			c.nudge()
 		}
 	}
@@ -32,8 +33,7 @@ func (e *Relayer) Reload(o Options) {
 // resort finds the relays anew of what waits and is chosen by which; nil chooses all.
 func (e *Relayer) resort(which func(*Attempt) bool) {
 	var as []*Attempt
-	now := time.Now()
-	for k, r := range e.relays {
+	for _, r := range e.relays {
 		out := r.tasks.remove(which)
 		if len(out) == 0 {
 			continue
@@ -41,7 +41,6 @@ func (e *Relayer) resort(which func(*Attempt) bool) {
 		e.pending -= len(out)
 		as = append(as, out...)
 		e.settle(r)
-		e.drop(k, r, now)
 	}
 	e.add(as)
 }
@@ -156,7 +155,7 @@ func (e *Relayer) Relays() []RelayInfo {
 	for _, r := range e.relays {
 		i := RelayInfo{
 			ID: r.id, Name: r.name, Domain: r.domain, Messages: len(r.tasks.all), Envelopes: r.tasks.waiting, Sessions: len(r.conns),
-			Idle: len(r.idle), Window: r.maxWindow(), Held: r.held, Why: r.why,
+			Idle: len(r.parked), Window: r.maxWindow(), Held: r.held, Why: r.why,
 		}
 		if r.failed != nil {
 			i.LastError = r.failed.text

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,30 +31,40 @@ func (e *Relayer) dispatch(r *relay) {
 		return
 	}
 	now := time.Now()
-	e.feed(r)
 	r.why = ""
+	if !e.connect(r, now) {
+		e.feed(r)
+	}
+}
+
+// connect does the work of dispatch. It tells whether the relay is starved.
+func (e *Relayer) connect(r *relay, now time.Time) bool {
 	if r.tasks.ready == 0 {
-		e.drop(r.key, r, now)
-		return
+		return false
 	}
 	if now.Before(r.nextSend) && len(r.conns) == 0 {
 		r.why = fmt.Sprintf("limit of %d messages a minute", r.limits.RatePerMinute)
 		e.alarmBy(r, r.nextSend)
-		return
+		return false
 	}
 	free := r.wakeIdle(now)
 	for {
-		want := e.want(r, now)
-		if len(r.conns) >= want || r.opening+free >= r.pendingSends() {
-			if len(r.conns) < r.maxWindow() {
-				e.alarmBy(r, now.Add(lookAgain)) // what runs may turn out slow
-			}
-			return
+		standing := len(r.conns) - r.leaving
+		if r.opening+r.between+free >= r.pendingSends() {
+			return false
+		}
+		if standing >= r.maxWindow() {
+			r.why = fmt.Sprintf("relay has the %d connections it may have now", standing)
+			return false
+		}
+		if standing >= e.want(r, now) {
+			e.alarmBy(r, now.Add(lookAgain)) // what runs may turn out slow
+			return false
 		}
 		if e.sessions >= e.o.MaxSessions {
 			e.evict(func(*conn) bool { return true })
 			e.starve(r, "all sessions are in use", true)
-			return
+			return true
 		}
 		c, no := e.choose(r, now)
 		if no == nil {
@@ -73,8 +84,9 @@ func (e *Relayer) dispatch(r *relay) {
 				e.evict(func(c *conn) bool { return r.shares(c) })
 			}
 			e.starve(r, no.why, false)
+			return true
 		}
-		return
+		return false
 	}
 }
 
@@ -90,8 +102,8 @@ func (r *relay) shares(c *conn) bool {
 // many it woke.
 func (r *relay) wakeIdle(now time.Time) int {
 	n := 0
-	for i := len(r.idle) - 1; i >= 0 && n < r.pendingSends(); i-- {
-		if c := r.idle[i]; !now.Before(c.ready()) {
+	for i := len(r.parked) - 1; i >= 0 && n < r.pendingSends(); i-- {
+		if c := r.parked[i]; !now.Before(c.ready()) {
 			c.nudge()
 			n++
 		}
@@ -119,6 +131,9 @@ func (e *Relayer) want(r *relay, now time.Time) int {
 		}
 	}
 	if took == 0 {
+		if r.limits.RatePerMinute > 0 {
+			return 1
+		}
 		return min(firstConns, window)
 	}
 	need := int(time.Duration(r.pendingSends())*took/max(r.dialTime, worthwhile)) + 1
@@ -146,13 +161,26 @@ func (e *Relayer) feed(r *relay) {
 	}
 }
 
-// feedAll gives the starved relays their chance after a connection ended.
+// feedAll gives the starved relays their chance after a connection ended: those with
+// the fewest connections first, then those that wait longest.
 func (e *Relayer) feedAll() {
 	e.full = false
-	for n := e.starved.Len(); n > 0 && e.starved.Len() > 0; n-- {
-		e.dispatch(e.starved.Front().Value.(*relay))
+	if e.starved.Len() == 0 {
+		return
+	}
+	hungry := make([]*relay, 0, e.starved.Len())
+	for p := e.starved.Front(); p != nil; p = p.Next() {
+		hungry = append(hungry, p.Value.(*relay))
+	}
+	slices.SortStableFunc(hungry, func(a, b *relay) int { return cmp.Compare(len(a.conns), len(b.conns)) })
+	for _, r := range hungry {
+		if r.place == nil {
+			continue
+		}
+		e.feed(r)
+		e.dispatch(r)
 		if e.full {
-			return // those behind stay in front of this one
+			return
 		}
 	}
 }
@@ -172,6 +200,19 @@ func (e *Relayer) evict(which func(*conn) bool) {
 			return
 		}
 	}
+}
+
+// wanted tells whether an idle connection stands in the way of others.
+func (e *Relayer) wanted(c *conn) bool {
+	if e.full && e.starved.Len() > 0 {
+		return true
+	}
+	for p := e.starved.Front(); p != nil; p = p.Next() {
+		if r := p.Value.(*relay); r != c.relay && len(r.conns) == 0 && r.shares(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // overShare tells whether a relay has more connections than its share while others
@@ -195,7 +236,7 @@ func (e *Relayer) open(r *relay, ch choice, now time.Time) {
 		e: e, relay: r, link: ch.link, source: ch.src, hop: ch.hop, id: report.Session(rand.Uint64()), wake: make(chan struct{}, 1), opened: now,
 	}
 	r.conns[c] = struct{}{}
-	r.opening++
+	c.enter(opening)
 	e.sessions++
 	for _, u := range e.usesOf(c) {
 		u.open(now)
@@ -228,16 +269,14 @@ func (e *Relayer) close(c *conn) {
 	if c.evict {
 		e.evicting--
 	}
-	if c.session == nil {
-		r.opening--
-	}
+	c.enter(gone)
 	e.sessions--
 	for _, u := range e.usesOf(c) {
 		u.shut(now)
 	}
 	c.link.ended = now
-	e.dispatch(r)
 	e.feedAll()
+	e.dispatch(r)
 }
 
 // giveUp gives back all that waits: there is no way to the destination now.
@@ -256,13 +295,12 @@ func (e *Relayer) giveUp(r *relay, no *refusal) {
 		e.report(a, res)
 	}
 	e.settle(r)
-	e.drop(r.key, r, time.Now())
 }
 
 // grow and shrink move the window.
 func (r *relay) grow() {
 	switch {
-	case int(r.window) > len(r.conns)+1 || int(r.window) >= r.limits.MaxConnPerRelay:
+	case int(r.window) > len(r.conns)-r.leaving+1 || int(r.window) >= r.limits.MaxConnPerRelay:
 	case r.growing:
 		r.window++
 	default:

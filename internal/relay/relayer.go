@@ -46,6 +46,7 @@ type Relayer struct {
 	running  int
 	paused   map[Block]bool
 
+	turn       int // of the sources of new relays
 	lookups    int
 	generation int
 	routes     map[routeKey]*known
@@ -81,8 +82,10 @@ type relay struct {
 	hops       []*hop
 	tasks      tasks
 	conns      map[*conn]struct{}
-	idle       []*conn // the one that was idle last at the end
-	opening    int
+	parked     []*conn              // idle ones, the one that was idle last at the end
+	opening    int                  // connections that are not ready yet
+	between    int                  // that look for their next task just now
+	leaving    int                  // that are to end
 	bad        map[linkKey]*penalty // routes that are of no use to this relay
 	failed     *failure             // the last one
 	rejecting  bool                 // a host refused one message after the other
@@ -237,6 +240,8 @@ func (e *Relayer) enqueue(a *Attempt, rt *Route, k key, now time.Time) *relay {
 	r := e.relays[k]
 	if r == nil {
 		r = newRelay(rt, k)
+		r.nextSource = e.turn
+		e.turn++
 		e.relays[k] = r
 	} else if r.route != rt {
 		r.renew(rt)
@@ -245,6 +250,7 @@ func (e *Relayer) enqueue(a *Attempt, rt *Route, k key, now time.Time) *relay {
 	if rt.PerSender {
 		sender = rt.Sender
 	}
+	r.touched = now
 	r.asked = max(r.asked-1, 0)
 	tk := taskKey{a.Envelope.ID.MsgID(), sender}
 	if r.tasks.all[tk] == nil && len(r.tasks.all) >= r.limits.HiWat || r.tasks.waiting >= r.limits.HiWat*r.limits.MaxRcpt {
@@ -306,9 +312,12 @@ func (e *Relayer) settle(r *relay) {
 	}
 }
 
+// keepRelay is how long a relay without work is kept, with what it learned.
+const keepRelay = time.Minute
+
 // drop forgets a relay that has nothing to do and nothing to remember.
 func (e *Relayer) drop(k key, r *relay, now time.Time) {
-	if len(r.tasks.all) > 0 || len(r.conns) > 0 || r.held || len(r.bad) > 0 || r.nextSend.After(now) {
+	if len(r.tasks.all) > 0 || r.held || len(r.bad) > 0 || r.nextSend.After(now) || !r.idle(now.Add(-keepRelay)) {
 		return
 	}
 	e.setAlarm(r, time.Time{})
