@@ -35,14 +35,8 @@ func newOutput(toStderr bool) *output {
 	return o
 }
 
-// line writes one finished line. A log that fails must not stop mail.
+// line writes one finished line to syslog. A log that fails must not stop mail.
 func (o *output) line(level proc.Level, text []byte) {
-	if o.syslog == nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		_, _ = o.stderr.Write(append(text, '\n'))
-		return
-	}
 	switch level {
 	case proc.Crit:
 		_ = o.syslog.Crit(string(text))
@@ -63,7 +57,8 @@ func (o *output) pipe() io.Writer { return &linePipe{o: o} }
 type linePipe struct {
 	o    *output
 	rest []byte
-	skip bool // the rest of an overlong line is dropped
+	skip bool   // the rest of an overlong line is dropped
+	text []byte // finished lines for standard error, written together
 }
 
 // Write implements io.Writer. One goroutine writes.
@@ -85,6 +80,12 @@ func (p *linePipe) Write(b []byte) (int, error) {
 			p.flush()
 		}
 	}
+	if len(p.text) > 0 {
+		p.o.mu.Lock()
+		_, _ = p.o.stderr.Write(p.text) // a log that fails must not stop mail
+		p.o.mu.Unlock()
+		p.text = p.text[:0]
+	}
 	return n, nil
 }
 
@@ -93,7 +94,11 @@ func (p *linePipe) flush() {
 	if len(text) >= 3 && text[0] == '<' && text[2] == '>' && text[1] >= '0' && text[1] <= '7' {
 		level, text = proc.Level(text[1]-'0'), text[3:]
 	}
-	if len(text) > 0 {
+	switch {
+	case len(text) == 0:
+	case p.o.syslog == nil:
+		p.text = append(append(p.text, text...), '\n')
+	default:
 		p.o.line(level, text)
 	}
 	p.rest, p.skip = p.rest[:0], false

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"syscall"
 
@@ -61,11 +62,27 @@ func runRole(f *flags) int {
 		syscall.CloseOnExec(int(file.Fd()))
 	}
 	env := proc.Env{Role: role, Host: host, Confine: true, Log: proc.NewLog(os.Stderr, role, true, f.json)}
+	defer env.Log.Flush()
+	runtime.GOMAXPROCS(processors(role))
 	if err := startRole(context.Background(), env, files); err != nil {
 		env.Log.Critf("%v", err)
 		return 1
 	}
 	return 0
+}
+
+// processors returns on how many processors a role runs Go code at a time. Roles
+// that mostly wait for each other or for the disk do better with fewer: a thread
+// that looks for work in vain takes time from one that has some.
+func processors(role proto.Role) int {
+	n := runtime.GOMAXPROCS(0)
+	switch role {
+	case proto.Lookup, proto.Queue:
+		return max(1, n/2)
+	case proto.Control, proto.Enqueue, proto.Worker:
+		return 1
+	}
+	return n
 }
 
 // startRole runs a role until its end. It owns files.

@@ -115,7 +115,9 @@ func serve(f *flags) int {
 	warnings(c)
 	out := newOutput(f.stderr)
 	s := &service{flags: f, host: host, out: out, exe: exe, root: root}
-	if err := s.run(c); err != nil {
+	err = s.run(c)
+	s.log.Flush()
+	if err != nil {
 		s.log.Critf("%v", err)
 		if !f.stderr {
 			fail(err)

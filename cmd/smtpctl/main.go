@@ -73,6 +73,11 @@ const usageText = "usage: smtpctl [-jv] [-s socket] command [argument ...]\n    
 // smtpctl runs an administrator's command.
 func (p *program) smtpctl(ctx context.Context, args []string) int {
 	options, words, err := getopt.Parse(args, "js:v")
+	// The letters that change how things are shown may come last, too.
+	for n := len(words); n > 0 && (words[n-1] == "-j" || words[n-1] == "-v"); n-- {
+		options = append(options, getopt.Option{Letter: words[n-1][1]})
+		words = words[:n-1]
+	}
 	if err != nil {
 		fmt.Fprintf(p.stderr, "smtpctl: %v\n%s", err, usageText)
 		return exitBadUsage

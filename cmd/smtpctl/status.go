@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/control"
@@ -75,24 +74,22 @@ func (p *program) writeStatus(software string, st proto.StatusReply) {
 	if st.Verbose.Debug || len(st.Verbose.Trace) > 0 {
 		fmt.Fprintf(p.stdout, "log verbose %s\n", strings.Join(st.Verbose.Trace, " "))
 	}
-	w := tabwriter.NewWriter(p.stdout, 0, 8, 2, ' ', 0)
 	for _, r := range st.Roles {
 		pid := "down"
 		if r.PID != 0 {
 			pid = fmt.Sprintf("pid %d", r.PID)
 		}
-		fmt.Fprintf(w, "%s\t%s\trestarts %d\n", r.Role, pid, r.Restarts)
+		fmt.Fprintf(p.stdout, "%-11s %-11s restarts %d\n", r.Role, pid, r.Restarts)
 		if !p.verbose {
 			continue
 		}
 		if r.Guarantees != "" {
-			fmt.Fprintf(w, "    protections: %s\n", oneLine(r.Guarantees))
+			fmt.Fprintf(p.stdout, "    protections: %s\n", oneLine(r.Guarantees))
 		}
 		if r.Missing != "" {
-			fmt.Fprintf(w, "    missing: %s\n", oneLine(r.Missing))
+			fmt.Fprintf(p.stdout, "    missing: %s\n", oneLine(r.Missing))
 		}
 	}
-	w.Flush()
 }
 
 func statusOf(software string, st proto.StatusReply, counters map[string]int64) statusJSON {

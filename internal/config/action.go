@@ -184,11 +184,11 @@ func (o *actionOptions) relay() {
 		}
 	case p.accept("pki"):
 		at := p.peek()
-		r.PKI = strings.ToLower(p.str("a name of a pki"))
+		r.PKI = strings.ToLower(p.name("a name of a pki"))
 		p.needPKI(at, r.PKI)
 	case p.accept("ca"):
 		at := p.peek()
-		r.CA = strings.ToLower(p.str("a name of a ca"))
+		r.CA = strings.ToLower(p.name("a name of a ca"))
 		p.needCA(at, r.CA)
 	case p.accept("ciphers"):
 		r.Ciphers = p.str("a list of ciphers in quotes")

@@ -123,7 +123,7 @@ func (o *listenOptions) option() {
 		return
 	case p.accept("ca"):
 		at := p.peek()
-		l.CA = strings.ToLower(p.str("a name of a ca"))
+		l.CA = strings.ToLower(p.name("a name of a ca"))
 		p.needCA(at, l.CA)
 	case p.accept("auth"), p.accept("auth-optional"):
 		what, o.authAt, l.Auth = "auth", t, AuthRequired
@@ -180,7 +180,7 @@ func (o *listenOptions) tls() {
 func (o *listenOptions) pki() {
 	p, l := o.p, o.l
 	t := p.peek()
-	name := strings.ToLower(p.str("a name of a pki"))
+	name := strings.ToLower(p.name("a name of a pki"))
 	switch {
 	case len(l.PKI) == maxPKI:
 		p.errorf(t.pos, "too many pki specified: at most %d", maxPKI)

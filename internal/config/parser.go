@@ -368,6 +368,16 @@ func (p *parser) str(what string) string {
 	return t.text
 }
 
+// name takes the name of a pki or ca that must come next. A keyword will do: where
+// the name stands, nothing else could.
+func (p *parser) name(what string) string {
+	if t := p.peek(); t.kind == tokWord {
+		p.take()
+		return t.text
+	}
+	return p.str(what)
+}
+
 // whyNoString completes a message about a token that is not the string it might
 // look like.
 func whyNoString(t token) string {

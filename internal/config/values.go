@@ -151,7 +151,7 @@ func validHostName(s string) bool {
 // domainName takes the name of a pki or ca, in lower case.
 func (p *parser) domainName() string {
 	t := p.peek()
-	name := p.str("a name")
+	name := p.name("a name")
 	if !p.failed && name != "*" && !validHostName(name) {
 		p.errorf(t.pos, "not a valid domain name: %s", cut(name))
 	}

@@ -27,13 +27,21 @@ const (
 // Log writes one line per event. In a process of its own each line starts with
 // "<N>", N the severity, and goes to descriptor 2, a pipe that the parent reads;
 // the parent hands it to syslog or standard error.
+//
+// Lines are written by a goroutine that runs while there are any: one write takes
+// all that have come together meanwhile. Up to maxPending bytes wait for it, beyond
+// that their writers do. What is critical is written before Critf returns.
 type Log struct {
-	mu     sync.Mutex
 	w      io.Writer
-	buf    []byte
 	prefix bool // write the severity
 	json   bool
 	role   proto.Role
+
+	mu      sync.Mutex // guards what follows
+	room    sync.Cond  // some lines were written
+	pending []byte     // lines to be written
+	spare   []byte     // the buffer that was written last
+	writing bool       // the goroutine runs
 
 	debug atomic.Bool
 	trace atomic.Pointer[[]string]
@@ -42,7 +50,9 @@ type Log struct {
 // NewLog returns a log on w. prefixed lines carry their severity; asJSON makes
 // each line an object.
 func NewLog(w io.Writer, role proto.Role, prefixed, asJSON bool) *Log {
-	return &Log{w: w, prefix: prefixed, json: asJSON, role: role}
+	l := &Log{w: w, prefix: prefixed, json: asJSON, role: role}
+	l.room.L = &l.mu
+	return l
 }
 
 // Format is the form of lines, for those who make them.
@@ -68,26 +78,61 @@ func (l *Log) Tracing(subsystem string) bool {
 // WriteLine writes one finished line, of maillog's making, at level info.
 func (l *Log) WriteLine(line []byte) { l.write(Info, line) }
 
+// maxPending bounds the lines that wait to be written, in bytes.
+const maxPending = 1 << 20
+
 func (l *Log) write(level Level, line []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.buf = l.buf[:0]
-	if l.prefix {
-		l.buf = append(l.buf, '<', '0'+byte(level), '>')
+	for len(l.pending) > maxPending {
+		l.room.Wait()
 	}
-	for _, c := range line {
+	if l.prefix {
+		l.pending = append(l.pending, '<', '0'+byte(level), '>')
+	}
+	start := len(l.pending)
+	l.pending = append(l.pending, line...)
+	for i, c := range l.pending[start:] {
 		// One line stays one line, and a terminal is told nothing.
 		switch {
 		case c == '\n' || c == '\r' || c == '\t':
-			c = ' '
+			l.pending[start+i] = ' '
 		case c < ' ' || c == 0x7f:
-			c = '?'
+			l.pending[start+i] = '?'
 		}
-		l.buf = append(l.buf, c)
 	}
-	l.buf = append(l.buf, '\n')
-	// A log that cannot be written must not stop mail.
-	_, _ = l.w.Write(l.buf)
+	l.pending = append(l.pending, '\n')
+	if !l.writing {
+		l.writing = true
+		go l.drain()
+	}
+}
+
+// drain writes until nothing is pending.
+func (l *Log) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.pending) > 0 {
+		lines := l.pending
+		l.pending = l.spare[:0]
+		l.mu.Unlock()
+		// A log that cannot be written must not stop mail.
+		_, _ = l.w.Write(lines)
+		l.mu.Lock()
+		l.spare = lines
+		l.room.Broadcast()
+	}
+	l.writing = false
+	l.room.Broadcast()
+}
+
+// Flush returns when all lines are written.
+func (l *Log) Flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.writing {
+		l.room.Wait()
+	}
 }
 
 func (l *Log) printf(level Level, word, format string, args ...any) {
@@ -127,7 +172,10 @@ func (l *Log) Infof(format string, args ...any) { l.printf(Info, "info: ", forma
 func (l *Log) Warnf(format string, args ...any) { l.printf(Warn, "warn: ", format, args...) }
 
 // Critf logs what stops a part of the service.
-func (l *Log) Critf(format string, args ...any) { l.printf(Crit, "", format, args...) }
+func (l *Log) Critf(format string, args ...any) {
+	l.printf(Crit, "", format, args...)
+	l.Flush()
+}
 
 // Debugf logs detail, when asked for.
 func (l *Log) Debugf(format string, args ...any) {

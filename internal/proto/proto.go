@@ -41,7 +41,15 @@ type refusal struct {
 	err  error
 }
 
-func (r *refusal) Error() string { return r.err.Error() }
+// Error returns the private cause: code and text travel beside it.
+func (r *refusal) Error() string {
+	if r.smtp.Err == nil {
+		return ""
+	}
+	return r.smtp.Err.Error()
+}
+
+// Unwrap returns the error as it was.
 func (r *refusal) Unwrap() error { return r.err }
 
 // IMsgError gives the form on the wire: code, enhanced code and text, then the

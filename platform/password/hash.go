@@ -14,6 +14,10 @@ import (
 // fills them all it cannot tell that it ends there.
 const bcryptMax = 71
 
+// bcryptCost is the binary logarithm of the work: about a twentieth of a second, once
+// for each login of a mail program.
+const bcryptCost = 10
+
 // Hash returns a crypt(5) string of password for a password table: bcrypt ($2b$),
 // which every system's library knows; of more than 71 bytes, where bcrypt would
 // look at the beginning only, SHA-512 ($6$).
@@ -24,7 +28,7 @@ func Hash(password string) (string, error) {
 	var h algorithm.Hash
 	var err error
 	if len(password) <= bcryptMax {
-		h, err = bcrypt.New()
+		h, err = bcrypt.New(bcrypt.WithCost(bcryptCost))
 	} else {
 		h, err = shacrypt.NewSHA512()
 	}

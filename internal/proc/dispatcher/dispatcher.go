@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,7 @@ type Dispatcher struct {
 	stats  stats.Set
 	server *server.Server
 
+	names   names
 	current atomic.Pointer[generation]
 	paused  atomic.Bool
 
@@ -41,7 +43,7 @@ type Dispatcher struct {
 
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
-	d := &Dispatcher{p: p, local: map[int]int{}}
+	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}, local: map[int]int{}}
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
 	return d
 }
@@ -214,6 +216,11 @@ func (d *Dispatcher) localSession(_ context.Context, req proto.LocalSessionReque
 
 func (d *Dispatcher) snapshot(context.Context, proto.Empty) (proto.StatsReply, error) {
 	var r proto.StatsReply
+	paused := int64(0)
+	if d.paused.Load() {
+		paused = 1
+	}
+	r.Counters = append(r.Counters, proto.Counter{Name: "smtp.paused", Value: paused})
 	for name, v := range d.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
 	}

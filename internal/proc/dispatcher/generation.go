@@ -187,11 +187,48 @@ func (g *generation) releaseNumber(n uint32) {
 // reverseName asks lookup for a client's name. A name that does not lead back to
 // the client is shown all the same, as the original does.
 func (g *generation) reverseName(ctx context.Context, client netip.Addr) string {
+	if name, ok := g.d.names.get(client); ok {
+		return name
+	}
 	r, err := proc.Ask(ctx, g.d.p.Links, proto.Lookup, proto.ReverseName, proto.ReverseRequest{Address: client})
 	if err != nil {
-		return ""
+		return r.Name
 	}
+	g.d.names.put(client, r.Name)
 	return r.Name
+}
+
+// Clients that come again soon are named without asking again.
+const (
+	nameLifetime = time.Minute
+	maxNames     = 4096 // beyond it all are forgotten
+)
+
+// names remembers the names of recent clients.
+type names struct {
+	mu    sync.Mutex
+	known map[netip.Addr]knownName
+}
+
+type knownName struct {
+	name    string
+	expires time.Time
+}
+
+func (n *names) get(a netip.Addr) (string, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k, ok := n.known[a]
+	return k.name, ok && time.Now().Before(k.expires)
+}
+
+func (n *names) put(a netip.Addr, name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.known) >= maxNames {
+		clear(n.known)
+	}
+	n.known[a] = knownName{name, time.Now().Add(nameLifetime)}
 }
 
 func (g *generation) hostName(table string) func(context.Context, netip.Addr) string {

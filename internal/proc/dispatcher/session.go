@@ -64,6 +64,7 @@ func (b *session) Mail(ctx context.Context, t *server.Transaction) error {
 		return refusal(err)
 	}
 	t.ID, b.queue = r.MsgID, conn
+	b.g.d.p.Log.Tracef("smtp", "%016x: transaction %s from <%s>", uint64(b.s.ID), t.ID, t.Sender)
 	return nil
 }
 

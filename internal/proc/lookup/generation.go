@@ -39,7 +39,7 @@ func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*gen
 			g.close()
 			return nil, fmt.Errorf("%s:%d: table %s: %w", t.File, t.Line, t.Name, err)
 		}
-		g.tables[t.Name] = opened
+		g.tables[t.Name] = traced{opened, t.Name, l.p.Log}
 	}
 	actions := map[string]*policy.Action{}
 	for _, a := range c.Actions {
@@ -60,6 +60,25 @@ func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*gen
 		g.expander.SRS = r
 	}
 	return g, nil
+}
+
+// traced logs the questions to a table, when asked for by -T lookup.
+type traced struct {
+	table.Table
+	name string
+	log  *proc.Log
+}
+
+// Lookup implements table.Table. The key of a password check is a secret.
+func (t traced) Lookup(ctx context.Context, s table.Service, key string) (string, error) {
+	value, err := t.Table.Lookup(ctx, s, key)
+	if t.log.Tracing("lookup") {
+		if s == table.Auth || s == table.Credentials {
+			key, value = "...", "..."
+		}
+		t.log.Tracef("lookup", "table %s: %s %q = %q, %v", t.name, s, key, value, err)
+	}
+	return value, err
 }
 
 // close closes the tables; the system's users are not the generation's own.

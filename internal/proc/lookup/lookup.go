@@ -179,6 +179,7 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 		list = []*envelope.Envelope{{Type: envelope.MTA, Rcpt: req.Facts.Rcpt, Dest: req.Facts.Rcpt}}
 	}
 	for _, e := range list {
+		l.p.Log.Tracef("expand", "<%s> from <%s>: %s action=%q dest=<%s> user=%q exec=%q", req.Facts.Rcpt, req.Facts.Sender, e.Type, e.Action, e.Dest, e.User, e.Exec)
 		e.Tag, e.HELO, e.Source, e.Username = req.Facts.Tag, req.Facts.HELO, req.Facts.Source, req.Facts.Username
 		e.Hostname, e.SMTPName = req.Hostname, req.SMTPName
 		e.Sender = req.Facts.Sender

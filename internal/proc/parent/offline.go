@@ -20,7 +20,7 @@ import (
 // owner's files are handed, one at a time, to a process that runs as the owner.
 const (
 	offlineOwners   = 5                // owners served at a time
-	offlineBatch    = 256              // directory entries read at a time
+	offlineBatch    = 4096             // directory entries read at a time
 	offlineInterval = 60 * time.Second // between looks at the directory
 	offlineTimeout  = 5 * time.Minute  // for one file; then its owner's process is ended
 )
@@ -125,7 +125,10 @@ func (p *Parent) offlineOwner(ctx context.Context, uid int, dir string, names []
 		return 0, err
 	}
 	far.Close()
-	defer w.conn.Close()
+	defer func() {
+		w.conn.Close()
+		<-w.ended // so that there are never more processes than slots
+	}()
 	done := 0
 	for _, name := range names {
 		path := filepath.Join(dir, name)
@@ -149,6 +152,9 @@ func (p *Parent) offlineOwner(ctx context.Context, uid int, dir string, names []
 			continue
 		case refused != nil && refused.Permanent():
 			p.Log.Warnf("offline mail %s of uid %d refused: %s", name, uid, refused.Reply())
+		case refused != nil: // for now; the others need not wait for this one
+			p.Log.Warnf("offline mail %s of uid %d refused, next try in %v: %s", name, uid, offlineInterval, refused.Reply())
+			continue
 		default:
 			return done, fmt.Errorf("%s: %w", name, err)
 		}

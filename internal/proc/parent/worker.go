@@ -24,6 +24,7 @@ const commandTimeout = 300 * time.Second
 type worker struct {
 	process Process
 	conn    *imsg.Conn
+	ended   chan struct{} // closed when the process has ended
 }
 
 // permanent is a refusal that no later attempt will change.
@@ -177,7 +178,7 @@ func (p *Parent) spawnWorker(ctx context.Context, role proto.Role, title string,
 		far.Close()
 		return nil, nil, err
 	}
-	w := &worker{process, conn}
+	w := &worker{process, conn, make(chan struct{})}
 	p.mu.Lock()
 	p.workers[w] = struct{}{}
 	p.mu.Unlock()
@@ -190,6 +191,7 @@ func (p *Parent) spawnWorker(ctx context.Context, role proto.Role, title string,
 		p.mu.Lock()
 		delete(p.workers, w)
 		p.mu.Unlock()
+		close(w.ended)
 	})
 	return w, far, nil
 }

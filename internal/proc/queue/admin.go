@@ -139,6 +139,17 @@ func (q *Queue) discover(ctx context.Context, id envelope.ID) (proto.CountReply,
 	return proto.CountReply{Count: n}, err
 }
 
+// pause stops attempts of a type, or lets them go on, and tells whether that was a
+// change.
+func (q *Queue) pause(t envelope.Type, paused bool) bool {
+	if t == envelope.MDA {
+		q.pausedMDA.Store(paused)
+	} else {
+		q.pausedMTA.Store(paused)
+	}
+	return q.sched.Pause(t, paused)
+}
+
 // hold pauses or resumes a class of attempts.
 func (q *Queue) hold(_ context.Context, req proto.HoldRequest) (proto.Empty, error) {
 	t := map[string]envelope.Type{"mda": envelope.MDA, "mta": envelope.MTA}[req.Class]
@@ -146,7 +157,7 @@ func (q *Queue) hold(_ context.Context, req proto.HoldRequest) (proto.Empty, err
 		return proto.Empty{}, fmt.Errorf("no such class: %q", req.Class)
 	}
 	word := map[bool]string{true: "paused", false: "resumed"}[req.Pause]
-	if !q.sched.Pause(t, req.Pause) {
+	if !q.pause(t, req.Pause) {
 		return proto.Empty{}, fmt.Errorf("%s is already %s", req.Class, map[bool]string{true: "paused", false: "running"}[req.Pause])
 	}
 	q.p.Log.Infof("%s %s", req.Class, word)

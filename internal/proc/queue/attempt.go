@@ -87,6 +87,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 	if e == nil {
 		return
 	}
+	q.p.Log.Tracef("scheduler", "attempt %d of %s %s: from=<%s> to=<%s>", item.Retry+1, e.Type, e.ID, e.Sender, e.Dest)
 	if e.Type == envelope.Bounce {
 		q.bounces.add(ctx, e, e.BounceType)
 		return
@@ -107,6 +108,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 		if e.User == "" { // a command or file straight out of an alias
 			a.Userbase, a.RunAs = "", q.config.Load().CommandUser
 		}
+		q.p.Log.Tracef("mda", "%s: action=%q user=%q userbase=%q run-as=%q exec=%q", e.ID, e.Action, e.User, a.Userbase, a.RunAs, e.Exec)
 		q.deliver.Add(a)
 	}
 }

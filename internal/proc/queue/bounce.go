@@ -89,6 +89,7 @@ func (b *bouncer) report(ctx context.Context, g dsn.Group) {
 	q := b.q
 	work, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
+	q.p.Log.Tracef("bounce", "message %s to <%s>: %d recipients", g.Notices[0].Envelope.ID.MsgID(), g.Notices[0].Envelope.Sender, len(g.Notices))
 	err := b.send(work, g)
 	refused := proto.SMTPError(err)
 	if err == nil {

@@ -50,6 +50,8 @@ type Queue struct {
 	bounces  *bouncer
 	reroutes chan struct{} // slots
 
+	pausedMDA, pausedMTA atomic.Bool
+
 	stopSchedule context.CancelFunc // no more attempts are started
 
 	mu           sync.Mutex // guards what follows
@@ -140,10 +142,10 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})
 	q.bounces = newBouncer(q)
 	if c.PauseMDA {
-		q.sched.Pause(envelope.MDA, true)
+		q.pause(envelope.MDA, true)
 	}
 	if c.PauseMTA {
-		q.sched.Pause(envelope.MTA, true)
+		q.pause(envelope.MTA, true)
 	}
 	q.config.Store(next)
 	return reply, nil
@@ -272,6 +274,13 @@ func (q *Queue) snapshot(context.Context, proto.Empty) (proto.StatsReply, error)
 	q.stats.Set(stats.MDAPending, int64(d.Pending))
 	q.stats.Set(stats.MDARunning, int64(d.Running))
 	var r proto.StatsReply
+	for name, paused := range map[string]bool{"mda.paused": q.pausedMDA.Load(), "mta.paused": q.pausedMTA.Load()} {
+		v := int64(0)
+		if paused {
+			v = 1
+		}
+		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
+	}
 	for name, v := range q.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
 	}

@@ -227,6 +227,7 @@ func (q *Queue) commit(ctx context.Context, id envelope.MsgID, t *transaction, b
 		q.store.Discard(id)
 		return storeError(err)
 	}
+	q.p.Log.Tracef("queue", "message %s: %d envelopes, %d bytes in memory, spilled=%v", id, len(t.envelopes), len(body), spilled)
 	q.enqueue(t.envelopes)
 	return nil
 }

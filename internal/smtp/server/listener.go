@@ -84,14 +84,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, o Options) error {
 	for {
 		conn, err := l.Accept()
 		switch {
+		case err == nil:
+			// What was accepted is served, even when ctx has ended meanwhile: after a
+			// reload another listener goes on, and the client must notice nothing.
 		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
-		case err != nil:
+		default:
 			if o.Failed != nil {
 				o.Failed(err)
 			}

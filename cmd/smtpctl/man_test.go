@@ -1,0 +1,44 @@
+package main
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestManualPageNamesEveryCommand(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../man/smtpctl.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := map[string]bool{}
+	for word := range strings.FieldsSeq(string(page)) {
+		words[word] = true
+	}
+	not := reflect.ValueOf(unavailable).Pointer()
+	for _, c := range commands() {
+		if reflect.ValueOf(c.run).Pointer() == not {
+			continue
+		}
+		for word := range strings.FieldsSeq(c.form) {
+			if kinds[word] == nil && !words[word] {
+				t.Errorf("smtpctl(8) does not have %q of %q", word, c.form)
+			}
+		}
+	}
+	for _, word := range traces {
+		if !words[word] {
+			t.Errorf("smtpctl(8) does not have subsystem %q", word)
+		}
+	}
+}
+
+func TestHelpShowsCommands(t *testing.T) {
+	t.Parallel()
+	got := run(t, t.TempDir(), "", "smtpctl", "help")
+	if got.status != 0 || !strings.Contains(got.stdout, "  show queue               list the queue\n") || !strings.HasPrefix(got.stdout, usageText) {
+		t.Errorf("got %+v", got)
+	}
+}

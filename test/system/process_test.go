@@ -1,0 +1,154 @@
+//go:build system
+
+package system
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// process is what /proc tells of a process.
+type process struct {
+	pid    int
+	title  string
+	root   string
+	status map[string]string // /proc/PID/status
+}
+
+// family returns the daemon's processes by their titles.
+func (d *daemon) family() map[string]process {
+	d.t.Helper()
+	pids := []string{fmt.Sprint(d.cmd.Process.Pid)}
+	threads, err := filepath.Glob("/proc/" + pids[0] + "/task/*/children")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, path := range threads {
+		if list, err := os.ReadFile(path); err == nil { // the thread may have ended
+			pids = append(pids, strings.Fields(string(list))...)
+		}
+	}
+	out := map[string]process{}
+	for _, pid := range pids {
+		p, e := process{pid: atoi(d.t, pid), status: map[string]string{}}, "/proc/"+pid
+		status, err := os.ReadFile(e + "/status")
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.SplitSeq(string(status), "\n") {
+			name, value, _ := strings.Cut(line, ":")
+			p.status[name] = strings.TrimSpace(value)
+		}
+		args, err1 := os.ReadFile(e + "/cmdline")
+		root, err2 := os.Readlink(e + "/root")
+		if err1 != nil || err2 != nil || len(args) == 0 {
+			continue
+		}
+		p.title, _, _ = strings.Cut(string(args), "\x00")
+		p.root = root
+		out[p.title] = p
+	}
+	return out
+}
+
+// role returns the process of a role.
+func (d *daemon) role(name string) process {
+	d.t.Helper()
+	p, ok := d.family()["opensmtpd: "+name]
+	if !ok {
+		d.t.Fatalf("no process of the role %s", name)
+	}
+	return p
+}
+
+func TestEachRoleIsConfined(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+toMaildir)
+	smtp, _ := ids(t, "_smtpd")
+	queue, _ := ids(t, "_smtpq")
+	family := d.family()
+	for _, want := range []struct {
+		title, root string
+		uid         int
+	}{
+		{"[priv]", "/", 0},
+		{"dispatcher", "/var/empty", smtp},
+		{"lookup", "/", smtp},
+		{"queue", d.path("spool"), queue},
+		{"key", "/var/empty", smtp},
+		{"control", "/var/empty", smtp},
+	} {
+		p, ok := family["opensmtpd: "+want.title]
+		if !ok {
+			t.Errorf("no process is called %q", want.title)
+			continue
+		}
+		delete(family, p.title)
+		if p.root != want.root {
+			t.Errorf("%s: root directory %s, want %s", p.title, p.root, want.root)
+		}
+		if got, uid := p.status["Uid"], fmt.Sprint(want.uid); got != strings.Join([]string{uid, uid, uid, uid}, "\t") {
+			t.Errorf("%s: uids %q, want %s", p.title, got, uid)
+		}
+		if want.uid == 0 {
+			continue
+		}
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+			if strings.Trim(p.status[set], "0") != "" {
+				t.Errorf("%s: %s is %s, want no capabilities", p.title, set, p.status[set])
+			}
+		}
+		// Lookup starts programs that serve tables, which may be set-id.
+		if p.status["NoNewPrivs"] != "1" && want.title != "lookup" {
+			t.Errorf("%s may gain privileges by executing a set-id program", p.title)
+		}
+		if _, gid := ids(t, "_smtpd"); want.uid == smtp && strings.Trim(p.status["Groups"], " ") != fmt.Sprint(gid) && p.status["Groups"] != "" {
+			t.Errorf("%s: groups %q", p.title, p.status["Groups"])
+		}
+	}
+	for title := range family {
+		t.Errorf("unexpected process %q", title)
+	}
+}
+
+func TestWorkerRunsAsItsRecipient(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+`action "run" mda "id -u; id -G; cat >/dev/null; echo $USER $HOME >who; id -u >>who; id -G >>who"
+match from any for domain "example.org" action "run"
+`)
+	// A command runs in its user's home, which all tests share: the file's name is this test's own.
+	d.configure(strings.ReplaceAll(d.read("smtpd.conf"), ">who", ">"+d.path("home/alice/who")))
+	d.reload()
+	d.send("Subject: x\n\nhello", "alice@example.org")
+	d.wait(`mda delivery .*to=<alice@example\.org>.* result=Ok`)
+
+	uid, _ := ids(t, "alice")
+	lines := strings.Split(d.read("home/alice/who"), "\n")
+	if !strings.HasPrefix(lines[0], "alice /") || lines[1] != fmt.Sprint(uid) {
+		t.Errorf("the command ran as %q", lines[:2])
+	}
+	groups := strings.Fields(lines[2])
+	slices.Sort(groups)
+	if want := []string{"60711", "60721", "60722"}; !slices.Equal(groups, want) {
+		t.Errorf("the command ran with the groups %q, want %q: all of its user's and no other", groups, want)
+	}
+
+	worker := d.role("delivery alice")
+	if strings.Trim(worker.status["CapEff"], "0") != "" {
+		t.Errorf("a worker has capabilities: %s", worker.status["CapEff"])
+	}
+	if got := strings.Fields(worker.status["Uid"]); got[0] != fmt.Sprint(uid) || got[2] != fmt.Sprint(uid) {
+		t.Errorf("a worker has the uids %q, want %d", got, uid)
+	}
+}
+
+// reload makes the daemon read its configuration again and waits until it has.
+func (d *daemon) reload() {
+	d.t.Helper()
+	d.signal(hangUp)
+	d.wait(`configuration reloaded`)
+}
