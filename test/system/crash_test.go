@@ -4,6 +4,7 @@ package system
 
 import (
 	"encoding/json"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestKilledProcessIsReplacedAndNoMailIsLost(t *testing.T) {
 					d.await("a new worker", func() bool { p, ok := d.family()[victim.title]; return ok && p.pid != victim.pid })
 					continue
 				}
-				d.wait(`process ` + role + ` lost \(signal: killed\); starting it again`)
+				d.wait(`process ` + role + ` lost \(.*\); starting it again`)
 				d.await("a new process", func() bool { p, ok := d.family()[victim.title]; return ok && p.pid != victim.pid })
 			}
 			duplicates := l.verify("alice")
@@ -53,6 +54,36 @@ func TestKilledProcessIsReplacedAndNoMailIsLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestProcessKilledWhileItStartsIsReplaced(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+toMaildir)
+	for _, role := range []string{"dispatcher", "lookup", "queue", "control", "key"} {
+		last := 0
+		for range 4 { // the first is up, the others have just begun
+			d.await("a process to kill", func() bool {
+				p, ok := d.family()["opensmtpd: "+role]
+				if !ok || p.pid == last {
+					return false
+				}
+				last = p.pid
+				return syscall.Kill(p.pid, syscall.SIGKILL) == nil
+			})
+		}
+	}
+	l := d.startLoad(2, 5, "alice@example.org")
+	l.more(20)
+	l.verify("alice")
+	d.await("smtpctl to tell of the restarts", func() bool {
+		status, err := d.askStatus() // an error while control is down
+		for role, s := range status {
+			if role != "parent" && s.Restarts < 4 {
+				return false
+			}
+		}
+		return err == nil && len(status) == 6
+	})
 }
 
 func TestAcknowledgedMailSurvivesTheDeathOfAllProcesses(t *testing.T) {
@@ -84,14 +115,25 @@ type roleStatus struct {
 // status asks smtpctl about the roles.
 func (d *daemon) status() map[string]roleStatus {
 	d.t.Helper()
+	roles, err := d.askStatus()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return roles
+}
+
+func (d *daemon) askStatus() (map[string]roleStatus, error) {
+	out, err := d.command("", "smtpctl", "-j", "show", "status").Output()
+	if err != nil {
+		return nil, fmt.Errorf("smtpctl show status: %w: %s", err, out)
+	}
 	var reply struct{ Roles []roleStatus }
-	out := d.run("", "", "smtpctl", "-j", "show", "status")
-	if err := json.Unmarshal([]byte(out), &reply); err != nil {
-		d.t.Fatalf("%v in %s", err, out)
+	if err := json.Unmarshal(out, &reply); err != nil {
+		return nil, fmt.Errorf("%w in %s", err, out)
 	}
 	roles := map[string]roleStatus{}
 	for _, r := range reply.Roles {
 		roles[r.Role] = r
 	}
-	return roles
+	return roles, nil
 }
