@@ -56,3 +56,13 @@ type Table interface {
 	// Close frees what the table holds. No other call may follow.
 	Close() error
 }
+
+// Lister is a Table that can tell all that Fetch would give.
+type Lister interface {
+	Table
+
+	// List returns the entries that Fetch gives, once each and in file order, or
+	// ErrNotFound when there are none. The result is the caller's. It is used with
+	// RelayHost, where a table that is no Lister gives one host at a time.
+	List(ctx context.Context, s Service) ([]string, error)
+}

@@ -15,6 +15,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/control"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc/parent"
 )
 
 // The test binary is the daemon too: a test starts it again, as an ordinary user,
@@ -33,20 +37,22 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait of a test for something that must happen.
-const patience = 60 * time.Second
+const patience = 15 * time.Second
 
 // mta is a running daemon.
 type mta struct {
 	t    *testing.T
 	dir  string
-	addr string // of its listener
-	conf string // path
+	addr string   // of its listener
+	conf string   // path
+	args []string // more arguments
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // of its end
 
 	mu      sync.Mutex // guards what follows
 	log     []string
+	seen    map[int]bool // lines that a wait has returned
 	changed chan struct{}
 }
 
@@ -118,7 +124,7 @@ func freePort(t *testing.T) (host, port string) {
 }
 
 // prelude is what test configurations begin with. Mail for example.org is for the
-// user of the daemon; $dir is the test's directory.
+// user of the daemon.
 const prelude = `
 table owner { owner = $owner }
 listen on $host port $port hostname mx.example.org
@@ -132,20 +138,87 @@ match from any for domain "example.org" action "keep"
 `
 
 // startMTA starts a daemon with a configuration and waits until it accepts mail.
-func startMTA(t *testing.T, conf string) *mta {
+func startMTA(t *testing.T, conf string, args ...string) *mta {
 	t.Helper()
-	m := &mta{t: t, dir: place(t), changed: make(chan struct{})}
-	host, port := freePort(t)
-	m.addr = net.JoinHostPort(host, port)
-	m.conf = filepath.Join(m.dir, "smtpd.conf")
-	m.writeConf(conf)
+	m := newMTA(t, conf, args...)
 	m.start()
 	return m
 }
 
+// newMTA makes a place for a daemon, with its configuration in it.
+func newMTA(t *testing.T, conf string, args ...string) *mta {
+	t.Helper()
+	m := &mta{t: t, dir: place(t), args: args, seen: map[int]bool{}, changed: make(chan struct{})}
+	host, port := freePort(t)
+	m.addr = net.JoinHostPort(host, port)
+	m.conf = filepath.Join(m.dir, "smtpd.conf")
+	m.writeConf(conf)
+	return m
+}
+
+// file writes a file of the daemon's into its directory and returns the path.
+func (m *mta) file(name, content string) string {
+	m.t.Helper()
+	path := filepath.Join(m.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, nobody, nobody); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// command returns a command line of the daemon's program for its directory.
+func (m *mta) command(args ...string) *exec.Cmd {
+	m.t.Helper()
+	uid, gid := os.Geteuid(), os.Getegid()
+	if uid == 0 {
+		uid, gid = nobody, nobody
+	}
+	host, port, _ := net.SplitHostPort(m.addr)
+	cmd := exec.Command(program(m.t), append(args, "-f", m.conf,
+		"-o", "spool="+filepath.Join(m.dir, "spool"), "-o", "run="+filepath.Join(m.dir, "run"),
+		"-D", "host="+host, "-D", "port="+port, "-D", fmt.Sprintf("owner=%q", fmt.Sprintf("%d:%d:%s", uid, gid, m.dir)),
+		"-D", fmt.Sprintf("maildir=%q", m.maildir()), "-D", fmt.Sprintf("dir=%q", m.dir))...)
+	cmd.Env = append(os.Environ(), runVariable+"=smtpd")
+	cmd.Dir = m.dir
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+// control calls the daemon over its local socket.
+func (m *mta) control() *control.Client {
+	m.t.Helper()
+	c, err := control.Dial(m.t.Context(), filepath.Join(m.dir, "run", parent.ControlSocket))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(c.Close)
+	return c
+}
+
+// ask makes a call of the daemon.
+func ask[Req, Rep any](m *mta, method imsg.Method[Req, Rep], req Req) Rep {
+	m.t.Helper()
+	r, files, err := control.Call(m.t.Context(), m.control(), method, req)
+	for _, f := range files {
+		f.Close()
+	}
+	if err != nil {
+		m.t.Fatalf("%s: %v", method.Name, err)
+	}
+	return r
+}
+
+// writeConf writes the configuration; DIR stands for the test's directory.
 func (m *mta) writeConf(conf string) {
 	m.t.Helper()
-	if err := os.WriteFile(m.conf, []byte(conf), 0o644); err != nil {
+	if err := os.WriteFile(m.conf, []byte(strings.ReplaceAll(conf, "DIR", m.dir)), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -154,20 +227,7 @@ func (m *mta) writeConf(conf string) {
 func (m *mta) start() {
 	t := m.t
 	t.Helper()
-	uid, gid := os.Geteuid(), os.Getegid()
-	if uid == 0 {
-		uid, gid = nobody, nobody
-	}
-	host, port, _ := net.SplitHostPort(m.addr)
-	m.cmd = exec.Command(program(t), "-d", "-f", m.conf,
-		"-o", "spool="+filepath.Join(m.dir, "spool"), "-o", "run="+filepath.Join(m.dir, "run"),
-		"-D", "host="+host, "-D", "port="+port, "-D", fmt.Sprintf("owner=%q", fmt.Sprintf("%d:%d:%s", uid, gid, m.dir)),
-		"-D", fmt.Sprintf("maildir=%q", m.maildir()), "-D", fmt.Sprintf("dir=%q", m.dir))
-	m.cmd.Env = append(os.Environ(), runVariable+"=smtpd")
-	m.cmd.Dir = m.dir
-	if os.Geteuid() == 0 {
-		m.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	}
+	m.cmd = m.command(append([]string{"-d"}, m.args...)...)
 	stderr, err := m.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +251,7 @@ func (m *mta) start() {
 		m.err = cmd.Wait()
 	}()
 	t.Cleanup(func() { m.kill(done, cmd) })
-	m.wait(`ready$`)
+	m.wait(`ready("}|$)`)
 }
 
 // kill ends a daemon that a test has left running, and shows its log on a failure.
@@ -246,8 +306,8 @@ func (m *mta) wait(pattern string) string {
 	for {
 		m.mu.Lock()
 		for i, line := range m.log {
-			if re.MatchString(line) {
-				m.log[i] = strings.Repeat(" ", 4) + line + " [seen]"
+			if !m.seen[i] && re.MatchString(line) {
+				m.seen[i] = true
 				m.mu.Unlock()
 				return line
 			}

@@ -110,7 +110,7 @@ func layer(name string) int {
 		return process
 	case name == "internal/proto":
 		return calls
-	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/report", "internal/policy"):
+	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/sevenbit", "internal/report", "internal/policy"):
 		return words
 	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/vfs", "internal/dns",
 		"internal/dsn", "internal/maillog", "internal/stats", "internal/srs", "internal/proxyproto", "internal/tlsconf",

@@ -1,5 +1,7 @@
 package report
 
+import "time"
+
 // The events of an outgoing session. Their Session is the client's own.
 
 // RelayConnecting: a connection to a next hop is being made.
@@ -47,6 +49,15 @@ type RelayDisconnected struct {
 	Messages int    // sent in the session
 }
 
+// RelayRoute: a route to a remote address was taken out of use, or put back.
+type RelayRoute struct {
+	Source   string // local address, "-" for the system's choice
+	Address  string
+	Host     string        // name of the address
+	Disabled time.Duration // for so long; zero: enabled
+	Reason   string        // "per admin request", or why it was disabled
+}
+
 func (RelayConnecting) event()   {}
 func (RelayConnected) event()    {}
 func (RelayTLS) event()          {}
@@ -55,3 +66,4 @@ func (RelayError) event()        {}
 func (RelayRejects) event()      {}
 func (RelayClosing) event()      {}
 func (RelayDisconnected) event() {}
+func (RelayRoute) event()        {}

@@ -71,8 +71,8 @@ func (p *Parent) offlinePass(ctx context.Context, dir string) (int, error) {
 func (p *Parent) offlineNames(ctx context.Context, dir string, names []string) int {
 	owners := map[int][]string{}
 	for _, name := range names {
-		if strings.HasPrefix(name, ".") { // still being written
-			continue
+		if strings.HasPrefix(name, ".") {
+			continue // still being written
 		}
 		fi, err := os.Lstat(filepath.Join(dir, name))
 		if err != nil {

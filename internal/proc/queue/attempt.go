@@ -193,13 +193,13 @@ func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string
 	e.Retry++
 	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
 	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
-	q.report(e, relay, "TempFail", text, e.NextTry)
 	if _, due := dsn.DelayDue(e, c.WarnIntervals, now); due {
 		e.LastBounce = now
 		q.bounces.add(ctx, e, envelope.BounceDelayed)
 	}
 	q.note(ctx, e)
 	q.sched.Retry(e.ID, e.NextTry)
+	q.report(e, relay, "TempFail", text, e.NextTry)
 }
 
 // note stores the state of an envelope. When that fails an earlier state is met

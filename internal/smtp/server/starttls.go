@@ -9,6 +9,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/internal/tlsconf"
 )
 
 // starttls answers STARTTLS (RFC 3207). Bytes that came behind the command in the
@@ -57,7 +58,7 @@ func (s *session) startTLS(ctx context.Context) bool {
 	}
 	state := conn.ConnectionState()
 	s.wire.conn, s.TLS = conn, &state
-	s.Ciphers = ciphers(&state)
+	s.Ciphers = tlsconf.Describe(&state)
 	s.Verified = len(state.VerifiedChains) > 0
 	s.cfg.Events.Report(report.TLS{Session: s.ID, Ciphers: s.Ciphers})
 	if len(state.PeerCertificates) > 0 {
@@ -69,52 +70,4 @@ func (s *session) startTLS(ctx context.Context) bool {
 		s.cfg.Events.Report(report.CertCheck{Session: s.ID, Result: result, Fingerprint: fmt.Sprintf("SHA256:%x", sum)})
 	}
 	return true
-}
-
-// ciphers returns VERSION:CIPHER:BITS in the spelling of OpenSSL, as logs, trace
-// headers and filters have it.
-func ciphers(state *tls.ConnectionState) string {
-	version := map[uint16]string{tls.VersionTLS12: "TLSv1.2", tls.VersionTLS13: "TLSv1.3"}[state.Version]
-	if version == "" {
-		version = tls.VersionName(state.Version)
-	}
-	name, bits := suite(state.CipherSuite)
-	return fmt.Sprintf("%s:%s:%d", version, name, bits)
-}
-
-// suite returns OpenSSL's name of a cipher suite and the bits of its key.
-func suite(id uint16) (name string, bits int) {
-	switch id {
-	case tls.TLS_AES_128_GCM_SHA256:
-		return "TLS_AES_128_GCM_SHA256", 128
-	case tls.TLS_AES_256_GCM_SHA384:
-		return "TLS_AES_256_GCM_SHA384", 256
-	case tls.TLS_CHACHA20_POLY1305_SHA256:
-		return "TLS_CHACHA20_POLY1305_SHA256", 256
-	case tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256:
-		return "ECDHE-ECDSA-AES128-GCM-SHA256", 128
-	case tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256:
-		return "ECDHE-RSA-AES128-GCM-SHA256", 128
-	case tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384:
-		return "ECDHE-ECDSA-AES256-GCM-SHA384", 256
-	case tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384:
-		return "ECDHE-RSA-AES256-GCM-SHA384", 256
-	case tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256:
-		return "ECDHE-ECDSA-CHACHA20-POLY1305", 256
-	case tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256:
-		return "ECDHE-RSA-CHACHA20-POLY1305", 256
-	case tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA:
-		return "ECDHE-ECDSA-AES128-SHA", 128
-	case tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA:
-		return "ECDHE-RSA-AES128-SHA", 128
-	case tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA:
-		return "ECDHE-ECDSA-AES256-SHA", 256
-	case tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA:
-		return "ECDHE-RSA-AES256-SHA", 256
-	case tls.TLS_RSA_WITH_AES_128_GCM_SHA256:
-		return "AES128-GCM-SHA256", 128
-	case tls.TLS_RSA_WITH_AES_256_GCM_SHA384:
-		return "AES256-GCM-SHA384", 256
-	}
-	return tls.CipherSuiteName(id), 0
 }

@@ -78,6 +78,11 @@ func (t *Table) Fetch(_ context.Context, s table.Service) (string, error) {
 	return t.content.Load().At(t.next.Add(1) - 1)
 }
 
+// List implements table.Lister.
+func (t *Table) List(ctx context.Context, s table.Service) ([]string, error) {
+	return t.content.Load().List(ctx, s)
+}
+
 // Update implements table.Table.
 func (t *Table) Update(context.Context) error {
 	c, err := load(t.path, t.opts)

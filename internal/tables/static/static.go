@@ -239,6 +239,21 @@ func (t *Table) At(n uint64) (string, error) {
 	return t.entries[n%uint64(len(t.entries))].Key, nil
 }
 
+// List implements table.Lister.
+func (t *Table) List(_ context.Context, s table.Service) ([]string, error) {
+	if s != table.Source && s != table.RelayHost {
+		return nil, fmt.Errorf("%w: list %s", table.ErrUnsupported, s)
+	}
+	if len(t.entries) == 0 {
+		return nil, table.ErrNotFound
+	}
+	keys := make([]string, len(t.entries))
+	for i, e := range t.entries {
+		keys[i] = e.Key
+	}
+	return keys, nil
+}
+
 // Update implements table.Table; there is nothing to reload.
 func (t *Table) Update(context.Context) error { return nil }
 
