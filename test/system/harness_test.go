@@ -327,18 +327,6 @@ func (d *daemon) wait(pattern string) string {
 	return found
 }
 
-// count tells how many lines of the log match.
-func (d *daemon) count(pattern string) int {
-	re := regexp.MustCompile(pattern)
-	n := 0
-	for _, line := range d.lines() {
-		if re.MatchString(line) {
-			n++
-		}
-	}
-	return n
-}
-
 // await waits until a condition holds.
 func (d *daemon) await(what string, holds func() bool) {
 	d.t.Helper()
