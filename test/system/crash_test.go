@@ -137,3 +137,18 @@ func (d *daemon) askStatus() (map[string]roleStatus, error) {
 	}
 	return roles, nil
 }
+
+func TestOrderlyEndUnderLoadLosesAndDoublesNothing(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+toMaildir)
+	for range 2 {
+		l := d.startLoad(8, 20, "alice@example.org")
+		l.more(100)
+		d.stop()
+		l.end()
+		d.start()
+		if duplicates := l.verify("alice"); duplicates > 0 {
+			t.Errorf("%d of %d messages were delivered twice", duplicates, l.count())
+		}
+	}
+}
