@@ -88,21 +88,37 @@ func TestProcessKilledWhileItStartsIsReplaced(t *testing.T) {
 
 func TestAcknowledgedMailSurvivesTheDeathOfAllProcesses(t *testing.T) {
 	t.Parallel()
-	d := startDaemon(t, listen+toMaildir)
-	for range 3 {
-		l := d.startLoad(8, 20, "alice@example.org")
-		l.more(150)
-		for _, p := range d.family() {
-			if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
-				t.Fatal(err)
+	for _, tt := range []struct{ name, conf string }{
+		{"plain", ""},
+		{"compressed", "queue compression zstd\n"},
+		{"encrypted", "queue encryption \"0123456789abcdef0123456789abcdef\"\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, tt.conf+listen+toMaildir, "-P", "mda") // all is in the queue when death comes
+			for range 2 {
+				l := d.startLoad(8, 20, "alice@example.org")
+				l.more(300)
+				d.killAll()
+				l.end()
+				d.args = nil // the second time, some is being delivered
+				d.start()
+				duplicates := l.verify("alice")
+				t.Logf("%d messages acknowledged, %d delivered twice", l.count(), duplicates)
 			}
-		}
-		d.ended()
-		l.end()
-		d.start()
-		duplicates := l.verify("alice")
-		t.Logf("%d messages acknowledged, %d delivered twice", l.count(), duplicates)
+		})
 	}
+}
+
+// killAll kills all of the daemon's processes.
+func (d *daemon) killAll() {
+	d.t.Helper()
+	for _, p := range d.family() {
+		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+			d.t.Fatal(err)
+		}
+	}
+	d.ended()
 }
 
 // roleStatus is what "smtpctl show status" tells of a role.
