@@ -1,9 +1,6 @@
 package proto
 
 import (
-	"time"
-
-	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 )
 
@@ -13,27 +10,10 @@ var (
 	LocalSession = imsg.Method[LocalSessionRequest, Empty]{ID: 0x0601, Name: "dispatcher.local-session"}
 	// HoldSMTP stops or restarts accepting connections.
 	HoldSMTP = imsg.Method[HoldRequest, Empty]{ID: 0x0602, Name: "dispatcher.hold-smtp"}
-	// Relay hands due envelopes of one next hop over. Results come per envelope.
-	Relay = imsg.Method[RelayRequest, RelayReply]{ID: 0x0603, Name: "dispatcher.relay", MaxSize: 8 << 20}
 )
 
 // LocalSessionRequest says who asks, as the system told.
 type LocalSessionRequest struct{ UID, GID int }
-
-// RelayRequest is a batch of envelopes of one action.
-type RelayRequest struct{ Envelopes []*envelope.Envelope }
-
-// RelayReply holds a result per envelope, in order.
-type RelayReply struct{ Results []RelayResult }
-
-// RelayResult is what came of one envelope.
-type RelayResult struct {
-	ID     envelope.ID
-	Result string // Ok, TempFail, PermFail
-	Text   string
-	Status [3]uint8
-	Next   time.Duration // do not try again before; zero: the usual times
-}
 
 // Served by the key process.
 var (

@@ -148,10 +148,18 @@ type LookupConfig struct {
 	Actions      []*policy.Action
 	SubAddrDelim string
 	QueueTTL     time.Duration
+	RelayLimits  RouteLimits
+	DomainLimits []DomainLimits
 	SRSKey       string
 	SRSBackup    string
 	SRSTTLDays   int
 	Verbose      VerboseRequest
+}
+
+// DomainLimits are the relay limits for one destination.
+type DomainLimits struct {
+	Domain string
+	Limits RouteLimits
 }
 
 // Table is a declared table. File contents come through OpenTable.

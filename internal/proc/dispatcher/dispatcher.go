@@ -31,6 +31,8 @@ type Dispatcher struct {
 	stats  stats.Set
 	server *server.Server
 
+	relay *relaying
+
 	names   names
 	current atomic.Pointer[generation]
 	paused  atomic.Bool
@@ -44,6 +46,7 @@ type Dispatcher struct {
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
 	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}, local: map[int]int{}}
+	defer func() { d.relay = newRelaying(d) }()
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
 	return d
 }
@@ -55,6 +58,8 @@ func (d *Dispatcher) Mux(peer proto.Role) *imsg.Mux {
 	case proto.Parent:
 		proto.PassListeners.Handle(mux, d.passListeners)
 		proto.SetupDispatcher.Handle(mux, proc.Handler(d.setup))
+	case proto.Queue:
+		d.relay.handle(mux)
 	case proto.Control:
 		proto.LocalSession.Handle(mux, d.localSession)
 		proto.HoldSMTP.Handle(mux, proc.Handler(d.hold))
@@ -119,6 +124,8 @@ func (d *Dispatcher) Start(context.Context) error {
 	if !d.paused.Load() {
 		d.current.Load().listen()
 	}
+	d.p.Go(func(ctx context.Context) { _ = d.relay.engine.Run(ctx) })
+	d.p.Go(d.relay.run)
 	return nil
 }
 

@@ -20,6 +20,10 @@ type generation struct {
 	tables   map[string]table.Table
 	expander *expand.Expander
 
+	serverName    string
+	defaultLimits proto.RouteLimits
+	domainLimits  []proto.DomainLimits
+
 	uses    int  // questions being answered; guarded by Lookup.mu, like what follows
 	retired bool // no session has it any more
 }
@@ -28,7 +32,10 @@ type generation struct {
 const systemUsers = "getpwnam"
 
 func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*generation, error) {
-	g := &generation{l: l, number: c.Generation, tables: map[string]table.Table{}}
+	g := &generation{
+		l: l, number: c.Generation, tables: map[string]table.Table{}, serverName: c.ServerName,
+		defaultLimits: c.RelayLimits, domainLimits: c.DomainLimits,
+	}
 	for _, t := range c.Tables {
 		if t.Backend == systemUsers {
 			g.tables[t.Name] = l.Users

@@ -37,6 +37,7 @@ type Parts struct {
 	// Users is the system's users.
 	Users    table.Table
 	Resolver Resolver
+	Finder   Finder
 	Checker  *auth.Checker
 }
 
@@ -70,6 +71,7 @@ func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
 		proto.ReverseName.Handle(mux, proc.Handler(l.reverseName))
 		proto.HostName.Handle(mux, proc.Handler(l.hostName))
 		proto.HasAddress.Handle(mux, proc.Handler(l.hasAddress))
+		proto.Route.Handle(mux, proc.Handler(l.route))
 		proto.ReleaseGeneration.Handle(mux, proc.Handler(l.release))
 	case proto.Queue:
 		proto.Expand.Handle(mux, proc.Handler(l.expand))

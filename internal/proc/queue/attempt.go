@@ -89,7 +89,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 	}
 	q.p.Log.Tracef("scheduler", "attempt %d of %s %s: from=<%s> to=<%s>", item.Retry+1, e.Type, e.ID, e.Sender, e.Dest)
 	if e.Type == envelope.Bounce {
-		q.bounces.add(ctx, e, e.BounceType)
+		q.bounces.add(ctx, e, e.BounceType, "")
 		return
 	}
 	action := q.config.Load().actions[e.Action]
@@ -97,7 +97,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 	case action == nil && e.Action != "":
 		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
 	case e.Type == envelope.MTA:
-		q.tempFail(ctx, e, "", smtp.EnhancedCode{4, 3, 0}, "Relaying is not available yet")
+		q.p.Go(func(ctx context.Context) { q.relay(ctx, e) })
 	case action == nil || !action.Local:
 		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
 	default:
@@ -125,19 +125,24 @@ func (d desk) Done(a *deliver.Attempt, r mda.Result, cause error) {
 	ctx := context.WithoutCancel(q.p.Context())
 	switch r.Outcome {
 	case mda.Delivered:
-		q.delivered(ctx, e, "", r.Text)
+		q.delivered(ctx, e, r.Text)
 	case mda.PermFail:
-		q.permFail(ctx, e, "", r.Enhanced, r.Text)
+		q.permFail(ctx, e, attemptReport{}, r.Enhanced, r.Text)
 	case mda.Loop:
-		q.permFail(ctx, e, "", smtp.EnhancedCode{5, 4, 6}, r.Text)
+		q.permFail(ctx, e, attemptReport{}, smtp.EnhancedCode{5, 4, 6}, r.Text)
 	default:
-		q.tempFail(ctx, e, "", r.Enhanced, r.Text)
+		q.tempFail(ctx, e, attemptReport{}, r.Enhanced, r.Text, 0)
 	}
 }
 
 // Hold implements deliver.Desk.
 func (d desk) Hold(a *deliver.Attempt, name string) {
 	q, e := d.q, a.Envelope
+	q.keep(e, name)
+}
+
+// keep moves an envelope from flight into a hold queue.
+func (q *Queue) keep(e *envelope.Envelope, name string) {
 	// Before the schedule has it: from then on somebody else may take it. It has not
 	// changed since it was read, so it is good whether it is held or due again.
 	q.mu.Lock()
@@ -152,25 +157,25 @@ func (d desk) Hold(a *deliver.Attempt, name string) {
 func (d desk) Release(name string, n int) { d.q.sched.Release(name, n) }
 
 // delivered ends an envelope well.
-func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, relay, text string) {
-	q.report(e, relay, "Ok", text, time.Time{})
+func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, text string) {
+	q.report(e, attemptReport{}, report.OK, text, time.Time{})
 	if dsn.WantsSuccess(e) {
 		// It must not be delivered again, whatever happens before the report is stored.
 		q.owe(ctx, e, envelope.BounceDelivered)
-		q.bounces.add(ctx, e, envelope.BounceDelivered)
+		q.bounces.add(ctx, e, envelope.BounceDelivered, "")
 		return
 	}
 	q.forget(ctx, e.ID)
 }
 
 // permFail ends an envelope with a report to its sender.
-func (q *Queue) permFail(ctx context.Context, e *envelope.Envelope, relay string, status smtp.EnhancedCode, text string) {
-	q.report(e, relay, "PermFail", text, time.Time{})
-	q.failed(ctx, e, status, text)
+func (q *Queue) permFail(ctx context.Context, e *envelope.Envelope, at attemptReport, status smtp.EnhancedCode, text string) {
+	q.report(e, at, report.PermFail, text, time.Time{})
+	q.failed(ctx, e, at.remote, status, text)
 }
 
 // failed gives an envelope up: its sender is told, if that is wanted and possible.
-func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.EnhancedCode, text string) {
+func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, remote string, status smtp.EnhancedCode, text string) {
 	if status[0] != 5 {
 		status = smtp.EnhancedCode{5, status[1], status[2]}
 	}
@@ -182,24 +187,27 @@ func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.En
 		q.forget(ctx, e.ID)
 		return
 	}
-	q.bounces.add(ctx, e, envelope.BounceFailed)
+	q.bounces.add(ctx, e, envelope.BounceFailed, remote)
 }
 
 // tempFail keeps an envelope for another attempt. The new state is on disk before
-// the schedule has it.
-func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, relay string, status smtp.EnhancedCode, text string) {
+// the schedule has it. It is not tried again before after has passed.
+func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, at attemptReport, status smtp.EnhancedCode, text string, after time.Duration) {
 	now := time.Now().Truncate(time.Second)
 	c := q.config.Load()
 	e.Retry++
 	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
 	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
+	if least := now.Add(after); after > 0 && e.NextTry.Before(least) {
+		e.NextTry = least
+	}
 	if _, due := dsn.DelayDue(e, c.WarnIntervals, now); due {
 		e.LastBounce = now
-		q.bounces.add(ctx, e, envelope.BounceDelayed)
+		q.bounces.add(ctx, e, envelope.BounceDelayed, at.remote)
 	}
 	q.note(ctx, e)
 	q.sched.Retry(e.ID, e.NextTry)
-	q.report(e, relay, "TempFail", text, e.NextTry)
+	q.report(e, at, report.TempFail, text, e.NextTry)
 }
 
 // note stores the state of an envelope. When that fails an earlier state is met
@@ -293,10 +301,10 @@ func (q *Queue) expired(ctx context.Context, id envelope.ID) {
 	if e.ErrorLine != "" {
 		text = fmt.Sprintf("Envelope expired; the last attempt ended with: %s", e.ErrorLine)
 	}
-	q.failed(ctx, e, smtp.EnhancedCode{5, 4, 7}, text)
+	q.failed(ctx, e, "", smtp.EnhancedCode{5, 4, 7}, text)
 }
 
 // report tells the log how an attempt ended.
-func (q *Queue) report(e *envelope.Envelope, relay, result, text string, next time.Time) {
-	q.events.Report(report.Delivery{Envelope: e, Relay: relay, Delay: time.Since(e.Created), Result: result, Stat: text, Next: next})
+func (q *Queue) report(e *envelope.Envelope, at attemptReport, result, text string, next time.Time) {
+	q.events.Report(report.Delivery{Session: at.session, Envelope: e, Relay: at.relay, Source: at.source, Delay: time.Since(e.Created), Result: result, Stat: text, Next: next})
 }

@@ -31,12 +31,19 @@ func newBouncer(q *Queue) *bouncer {
 }
 
 // add has the sender told how an envelope ended; the envelope is forgotten after
-// that. It waits while too much is to be told.
-func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.BounceType) {
+// that. It waits while too much is to be told. remote is the host that spoke, if one
+// did.
+func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.BounceType, remote string) {
 	action := map[envelope.BounceType]dsn.Action{
 		envelope.BounceFailed: dsn.Failed, envelope.BounceDelayed: dsn.Delayed, envelope.BounceDelivered: dsn.Delivered,
 	}[t]
+	if action == dsn.Delivered && e.Action != "" {
+		if a := b.q.config.Load().actions[e.Action]; a != nil && !a.Local {
+			action = dsn.Relayed
+		}
+	}
 	n := dsn.Notice{Envelope: e, Type: t, Recipient: dsn.FromEnvelope(e, action)}
+	n.Recipient.RemoteMTA = remote
 	if t == envelope.BounceDelayed {
 		// The envelope goes on living, and changing.
 		c := *e

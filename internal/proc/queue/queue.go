@@ -48,6 +48,7 @@ type Queue struct {
 	sched    Schedule
 	deliver  *deliver.Deliverer
 	bounces  *bouncer
+	holds    holds
 	reroutes chan struct{} // slots
 
 	pausedMDA, pausedMTA atomic.Bool
@@ -78,6 +79,7 @@ func New(p *proc.Process, parts Parts) *Queue {
 		p: p, parts: parts,
 		transactions: map[envelope.MsgID]*transaction{}, watched: map[*imsg.Conn]struct{}{},
 		fresh: map[envelope.ID]*envelope.Envelope{}, undeleted: map[envelope.ID]struct{}{},
+		holds:    holds{names: map[string]struct{}{}},
 		reroutes: make(chan struct{}, maxReroutes),
 	}
 	q.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &q.stats}
@@ -95,6 +97,8 @@ func (q *Queue) Mux(peer proto.Role) *imsg.Mux {
 		proto.Spill.Handle(mux, q.handleSpill)
 		proto.Commit.Handle(mux, proc.Handler(q.handleCommit))
 		proto.Rollback.Handle(mux, proc.Handler(q.handleRollback))
+		proto.OpenMessage.Handle(mux, q.openMessage)
+		proto.ReleaseRelay.Handle(mux, proc.Handler(q.releaseRelay))
 	case proto.Lookup:
 		proto.Submit.Handle(mux, proc.Handler(q.handleSubmit))
 	case proto.Control:
@@ -163,6 +167,7 @@ func (q *Queue) Start(ctx context.Context) error {
 	schedule, q.stopSchedule = context.WithCancel(ctx)
 	q.p.Go(func(ctx context.Context) { _ = q.deliver.Run(ctx) })
 	q.p.Go(q.bounces.run)
+	q.p.Go(q.tickHolds)
 	q.p.Go(q.load)
 	q.p.Go(q.sweep)
 	q.p.Go(func(context.Context) { q.run(schedule) })

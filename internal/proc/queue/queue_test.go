@@ -208,7 +208,7 @@ func TestDeliveredMailIsNotTriedAgainForItsReport(t *testing.T) {
 	if err := r.store.Commit(t.Context(), queue.Message{ID: id, Envelopes: []*envelope.Envelope{e}, Body: []byte("x\n")}); err != nil {
 		t.Fatal(err)
 	}
-	r.delivered(t.Context(), e, "", "Delivered")
+	r.delivered(t.Context(), e, "Delivered")
 	stored, err := r.store.Load(t.Context(), e.ID)
 	if err != nil || stored.Type != envelope.Bounce || stored.BounceType != envelope.BounceDelivered {
 		t.Errorf("the store has %+v (%v): a restart now delivers again", stored, err)
@@ -233,7 +233,7 @@ func TestWhatCannotBeDeletedIsDeletedLater(t *testing.T) {
 		r.store.mu.Unlock()
 	}
 	fail(errors.New("disk full"))
-	r.delivered(t.Context(), e, "", "Delivered")
+	r.delivered(t.Context(), e, "Delivered")
 	r.sweepOnce(t.Context())
 	if _, err := r.store.Load(t.Context(), e.ID); err != nil {
 		t.Fatal(err)

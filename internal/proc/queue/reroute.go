@@ -89,9 +89,9 @@ func (q *Queue) reroute(ctx context.Context, e *envelope.Envelope) {
 		q.p.Log.Infof("queue: envelope %s: action %q is gone, sent through the rules again", e.ID, e.Action)
 		q.forget(ctx, e.ID)
 	case refused != nil && refused.Permanent():
-		q.permFail(ctx, e, "", refused.Enhanced, refused.Text)
+		q.permFail(ctx, e, attemptReport{}, refused.Enhanced, refused.Text)
 	default:
-		q.tempFail(ctx, e, "", smtp.EnhancedCode{4, 3, 5}, fmt.Sprintf("Action %q is not in the configuration any more", e.Action))
+		q.tempFail(ctx, e, attemptReport{}, smtp.EnhancedCode{4, 3, 5}, fmt.Sprintf("Action %q is not in the configuration any more", e.Action), 0)
 		q.p.Log.Debugf("reroute %s: %v", e.ID, err)
 	}
 }

@@ -1,0 +1,244 @@
+package dispatcher
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/relay"
+)
+
+// relaying is the outgoing half: the queue's requests in, the engine, and what it
+// asks of other processes.
+type relaying struct {
+	d      *Dispatcher
+	engine *relay.Relayer
+
+	mu      sync.Mutex // guards what follows
+	replies map[*relay.Attempt]chan proto.RelayReply
+	waiting []*relay.Attempt // not yet given to the engine
+	wake    chan struct{}    // one slot
+}
+
+func newRelaying(d *Dispatcher) *relaying {
+	r := &relaying{d: d, replies: map[*relay.Attempt]chan proto.RelayReply{}, wake: make(chan struct{}, 1)}
+	r.engine = relay.New(relay.Options{}, router{d}, dialer{d}, bodies{d}, r, d.events)
+	return r
+}
+
+// run feeds the engine with what comes together, until ctx ends.
+func (r *relaying) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		r.mu.Lock()
+		batch := r.waiting
+		r.waiting = nil
+		r.mu.Unlock()
+		r.engine.Add(batch...)
+	}
+}
+
+// relay takes one envelope and answers when its attempt has ended.
+func (r *relaying) relay(ctx context.Context, req proto.RelayRequest) (proto.RelayReply, error) {
+	a := &relay.Attempt{Envelope: &req.Envelope}
+	answer := make(chan proto.RelayReply, 1)
+	r.mu.Lock()
+	r.replies[a] = answer
+	r.waiting = append(r.waiting, a)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case reply := <-answer:
+		return reply, nil
+	case <-ctx.Done():
+		// The queue is gone. The attempt goes on; nobody hears of its end, and the new
+		// queue makes another: mail is rather sent twice than lost.
+		r.take(a)
+		return proto.RelayReply{}, ctx.Err()
+	}
+}
+
+func (r *relaying) take(a *relay.Attempt) chan proto.RelayReply {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.replies[a]
+	delete(r.replies, a)
+	return c
+}
+
+// Done implements relay.Desk.
+func (r *relaying) Done(a *relay.Attempt, res relay.Result) {
+	c := r.take(a)
+	if c == nil {
+		return
+	}
+	reply := proto.RelayReply{
+		Outcome: uint8(res.Outcome), Status: res.Enhanced, Text: res.Text, Relay: res.Relay(), Session: uint64(res.Session),
+		Remote: res.Host, DSN: res.DSN, Held: res.Held, RetryAfter: res.RetryAfter,
+	}
+	if res.Source.IsValid() {
+		reply.Source = res.Source.String()
+	}
+	if res.Cause != nil {
+		reply.Cause = res.Cause.Error()
+	}
+	c <- reply
+}
+
+// Hold implements relay.Desk.
+func (r *relaying) Hold(a *relay.Attempt, queue string) {
+	if c := r.take(a); c != nil {
+		c <- proto.RelayReply{Hold: queue}
+	}
+}
+
+// Release implements relay.Desk. It must not wait, so it is sent from elsewhere;
+// should it overtake an envelope on its way into the hold queue, the queue's own
+// tick releases that.
+func (r *relaying) Release(queue string, n int) {
+	r.d.p.Go(func(ctx context.Context) {
+		conn, err := r.d.p.Links.Conn(ctx, proto.Queue)
+		if err == nil {
+			err = proto.ReleaseRelay.Send(conn, proto.ReleaseRequest{Queue: queue, N: n})
+		}
+		if err != nil && ctx.Err() == nil {
+			r.d.p.Log.Debugf("release %s: %v", queue, err)
+		}
+	})
+}
+
+// bodies opens messages in the queue.
+type bodies struct{ d *Dispatcher }
+
+// Open implements relay.Bodies.
+func (b bodies) Open(ctx context.Context, id envelope.MsgID) (relay.Body, error) {
+	r, files, err := proc.Call(ctx, b.d.p.Links, proto.Queue, proto.OpenMessage, proto.MsgRequest{MsgID: id})
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(files) == 1:
+		return fileBody{files[0], r.Size}, nil
+	case len(files) == 0 && int64(len(r.Text)) == r.Size:
+		return textBody{bytes.NewReader(r.Text)}, nil
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	return nil, fmt.Errorf("open message %s: %d descriptors, %d bytes of %d", id, len(files), len(r.Text), r.Size)
+}
+
+type fileBody struct {
+	*os.File
+	size int64
+}
+
+// Size implements relay.Body.
+func (b fileBody) Size() int64 { return b.size }
+
+type textBody struct{ *bytes.Reader }
+
+// Size implements relay.Body.
+func (b textBody) Size() int64 { return b.Reader.Size() }
+
+// Close implements relay.Body.
+func (textBody) Close() error { return nil }
+
+// router asks lookup for ways.
+type router struct{ d *Dispatcher }
+
+// Route implements relay.Router.
+func (x router) Route(ctx context.Context, q relay.RouteQuery) (*relay.Route, error) {
+	r, err := proc.Ask(ctx, x.d.p.Links, proto.Lookup, proto.Route, proto.RouteRequest{
+		Action: q.Action, Domain: q.Domain, Sender: q.Sender, Forwarder: q.Forwarder,
+	})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	out := &relay.Route{
+		Sender: r.Sender, PerSender: r.PerSender, AnyDomain: r.AnyDomain, Name: r.Name, Fixed: r.Fixed, HELO: r.HELO,
+		PKI: r.PKI, CA: r.CA, Ciphers: r.Ciphers, Protocols: r.Protocols, Filter: r.Filter,
+		Limits: limitsOf(&r.Limits), TTL: r.TTL,
+	}
+	for _, s := range r.Sources {
+		out.Sources = append(out.Sources, relay.Source{Addr: s.Addr, HELO: s.HELO})
+	}
+	for i := range r.Hosts {
+		out.Hosts = append(out.Hosts, hostOf(&r.Hosts[i]))
+	}
+	return out, nil
+}
+
+func hostOf(h *proto.RouteHost) relay.Host {
+	out := relay.Host{
+		Name: h.Name, Port: h.Port, Preference: h.Preference, Weight: h.Weight, Addrs: h.Addrs, LMTP: h.LMTP,
+		TLS: relay.TLS{
+			Mode: relay.TLSMode(h.TLS.Mode), Implicit: h.TLS.Implicit, SNI: h.TLS.SNI, Names: h.TLS.Names,
+			Patterns: h.TLS.Patterns, Testing: h.TLS.Testing,
+		},
+	}
+	if _, err := netip.ParseAddr(h.Name); err == nil {
+		out.Name = "[" + h.Name + "]"
+	}
+	for _, t := range h.TLS.TLSA {
+		out.TLS.TLSA = append(out.TLS.TLSA, relay.TLSA(t))
+	}
+	if h.User != "" {
+		out.Auth = &relay.Credentials{User: h.User, Password: h.Password, Label: h.Label}
+	}
+	return out
+}
+
+// limitsOf translates limits from the words of smtpd.conf.
+func limitsOf(l *proto.RouteLimits) relay.Limits {
+	var out relay.Limits
+	switch l.Family {
+	case "inet4":
+		out.Family = relay.Inet4Only
+	case "inet6":
+		out.Family = relay.Inet6Only
+	}
+	counts := map[string]*int{
+		"max-conn-per-host": &out.MaxConnPerHost, "max-conn-per-route": &out.MaxConnPerRoute,
+		"max-conn-per-source": &out.MaxConnPerSource, "max-conn-per-connector": &out.MaxConnPerConnector,
+		"max-conn-per-relay": &out.MaxConnPerRelay, "max-conn-per-domain": &out.MaxConnPerDomain,
+		"session-mail-max": &out.SessionMailMax, "max-failures-per-session": &out.MaxFailuresPerSession,
+		"task-hiwat": &out.HiWat, "task-lowat": &out.LoWat, "task-release": &out.Release,
+	}
+	delays := map[string]*time.Duration{
+		"conn-delay-host": &out.ConnDelayHost, "conn-delay-route": &out.ConnDelayRoute,
+		"conn-delay-source": &out.ConnDelaySource, "conn-delay-connector": &out.ConnDelayConnector,
+		"conn-delay-relay": &out.ConnDelayRelay, "conn-delay-domain": &out.ConnDelayDomain,
+		"reconn-delay-route": &out.ReconnDelayRoute, "session-transaction-delay": &out.SessionTransactionDelay,
+		"session-keepalive": &out.SessionKeepalive,
+	}
+	for i, name := range l.Names {
+		if p := counts[name]; p != nil {
+			*p = int(l.Values[i])
+		}
+		if p := delays[name]; p != nil {
+			*p = time.Duration(l.Values[i]) * time.Second
+		}
+	}
+	return out
+}
+
+// handle adds what the queue asks for relaying.
+func (r *relaying) handle(mux *imsg.Mux) {
+	proto.Relay.Handle(mux, proc.Handler(r.relay))
+}
