@@ -23,6 +23,7 @@ func TestLineCarriesItsSeverityAndStaysOneLine(t *testing.T) {
 	l.Tracef("smtp", "traced")
 	l.Tracef("dns", "not traced")
 	l.WriteLine([]byte("finished"))
+	l.Flush()
 	want := "<6>info: one two\n<4>warn: from a stranger: x <2>forged ?[2J? .\n<2>bad\n<7>debug: now\n<7>smtp: traced\n<6>finished\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
@@ -34,6 +35,7 @@ func TestLineInJSONIsAnObject(t *testing.T) {
 	var b bytes.Buffer
 	l := NewLog(&b, proto.Queue, false, true)
 	l.Warnf("a \"quoted\"\n<2>word \xff")
+	l.Flush()
 	line, rest, _ := strings.Cut(b.String(), "\n")
 	var v struct{ Time, Level, Process, Message string }
 	if err := json.Unmarshal([]byte(line), &v); err != nil || rest != "" {
