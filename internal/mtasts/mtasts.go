@@ -111,7 +111,7 @@ func ParsePolicy(text []byte) (*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: max_age %.20q", ErrInvalid, age)
 	}
-	p.MaxAge = min(time.Duration(seconds)*time.Second, maxMaxAge)
+	p.MaxAge = time.Duration(min(seconds, uint64(maxMaxAge/time.Second))) * time.Second
 	return p, nil
 }
 

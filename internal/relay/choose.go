@@ -186,7 +186,7 @@ func (e *Relayer) choose(r *relay, now time.Time) (choice, *refusal) {
 		}
 	}
 	if !no.wait {
-		seen.conclude(r, now, &no)
+		seen.conclude(now, &no)
 	}
 	return choice{}, &no
 }
@@ -196,29 +196,27 @@ type survey struct {
 	disabled, mismatch, policy int
 	soonest                    time.Time // when the first one is enabled
 	first                      *link     // that one
-	failed                     *failure  // of a disabled one
+	failed                     *failure  // the last one of those that are disabled
 }
 
-func (s *survey) down(until time.Time, l *link) {
+func (s *survey) down(p *penalty, l *link) {
 	s.disabled++
-	if s.soonest.IsZero() || until.Before(s.soonest) {
-		s.soonest, s.first = until, l
+	if s.soonest.IsZero() || p.until.Before(s.soonest) {
+		s.soonest, s.first = p.until, l
 	}
-	if l.failed != nil {
-		s.failed = l.failed
+	if p.failed != nil && (s.failed == nil || p.failed.at.After(s.failed.at)) {
+		s.failed = p.failed
 	}
 }
 
 // conclude says why a relay has no route at all.
-func (s *survey) conclude(r *relay, now time.Time, no *refusal) {
+func (s *survey) conclude(now time.Time, no *refusal) {
 	no.enhanced = smtp.EnhancedCode{4, 4, 4}
-	if no.failed = r.failed; no.failed == nil {
-		no.failed = s.failed
-	}
+	no.failed = s.failed
 	switch {
-	case s.disabled > 0 && r.rejecting:
+	case s.failed != nil && s.failed.rejecting:
 		no.text, no.enhanced = "Destination seem to reject all mails", smtp.EnhancedCode{4, 4, 1}
-	case s.disabled > 0 && no.failed != nil:
+	case s.failed != nil:
 		no.text, no.enhanced = "Network error on destination MXs", smtp.EnhancedCode{4, 4, 1}
 	case s.disabled > 0:
 		no.text, no.enhanced = "No valid route to destination", smtp.EnhancedCode{4, 4, 1}
@@ -279,8 +277,8 @@ func (e *Relayer) chooseAddr(r *relay, h *hop, src Source, now time.Time, no *re
 		}
 		dst := netip.AddrPortFrom(addr, h.port())
 		l := e.link(src.Addr, dst, h.Name)
-		if until, down := r.down(l, now); down {
-			seen.down(until, l)
+		if p := r.down(l, now); p != nil {
+			seen.down(p, l)
 			continue
 		}
 		if at, why := e.linkLimit(r, l, now); why != "" {
@@ -298,15 +296,15 @@ func (e *Relayer) chooseAddr(r *relay, h *hop, src Source, now time.Time, no *re
 	return best, wait
 }
 
-// down tells whether a route is disabled, for all or for this relay.
-func (r *relay) down(l *link, now time.Time) (until time.Time, down bool) {
+// down returns why a route is disabled, for all or for this relay, or nil.
+func (r *relay) down(l *link, now time.Time) *penalty {
 	if l.active(now) {
-		return l.until, true
+		return &l.penalty
 	}
 	if p := r.bad[l.key]; p != nil && p.active(now) {
-		return p.until, true
+		return p
 	}
-	return until, false
+	return nil
 }
 
 // linkLimit tells whether limits forbid another connection over l.

@@ -19,8 +19,9 @@ import (
 const maxTries = 3
 
 // maxRejects is how many transactions in a row may be put off by a host before it is
-// taken to refuse all mail for now.
-const maxRejects = 10
+// taken to refuse all mail for now. Those that are put off recipient by recipient
+// count one, others three.
+const maxRejects = 30
 
 // spareConns connections of a relay are kept for all of the keepalive time, the
 // others for spareTime.
@@ -211,7 +212,7 @@ func (c *conn) failed(d *DialError) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r, now := c.relay, time.Now()
-	f := &failure{text: d.Text, host: c.hop.Name, addr: c.link.key.dst.Addr(), source: c.source.Addr, stage: d.Stage, session: c.id, cause: d.Err}
+	f := &failure{text: d.Text, host: c.hop.Name, addr: c.link.key.dst.Addr(), source: c.source.Addr, stage: d.Stage, session: c.id, cause: d.Err, at: now}
 	if d.Reply != nil {
 		f.enhanced = d.Reply.Enhanced
 	}
@@ -227,18 +228,16 @@ func (c *conn) failed(d *DialError) {
 			f.enhanced = smtp.EnhancedCode{4, 4, 2}
 		}
 	}
-	r.rejecting = false
+	r.failed = f
 	r.shrink(now)
 	c.link.errors++
 	switch {
 	case d.Stage >= StartTLS:
-		r.failed = f
-		c.disable(now, c.bad(), f.text)
+		c.disable(c.bad(), f)
 	case c.link.conns > 1:
 		c.link.pause = now.Add(busyPause)
 	default:
-		c.link.failed = f
-		c.disable(now, &c.link.penalty, f.text)
+		c.disable(&c.link.penalty, f)
 	}
 }
 
@@ -253,12 +252,12 @@ func (c *conn) bad() *penalty {
 }
 
 // disable takes a route out of use for a while.
-func (c *conn) disable(now time.Time, p *penalty, reason string) {
-	d := p.fail(now)
+func (c *conn) disable(p *penalty, f *failure) {
+	d := p.fail(f.at, f)
 	if p == &c.link.penalty {
 		c.link.proven = false
 	}
-	c.e.events.Report(c.link.event(d, reason))
+	c.e.events.Report(c.link.event(d, f.text))
 }
 
 // leave gives up the connection's part in the work of its relay.
@@ -291,7 +290,8 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 			if !now.Before(at) {
 				t, as := c.take(now)
 				if c.sent == 0 {
-					e.dispatch(r) // the route is proven now: it takes more connections
+					e.feedAll() // the route is proven now: it takes more connections
+					e.dispatch(r)
 				}
 				return t, as
 			}
@@ -429,11 +429,16 @@ func (c *conn) finish(ctx context.Context, t *task, as []*Attempt, results []Res
 	if c.enter(between); !usable {
 		c.enter(leaving)
 	}
-	var report []done
+	report := make([]done, 0, len(as))
 	var revived []envelope.ID
+	var anew []*Attempt
 	for i, a := range as {
 		if results[i].Outcome == 0 { // again
-			if !e.ended {
+			switch {
+			case e.ended:
+			case c.retired || len(e.paused) > 0:
+				anew = append(anew, a)
+			default:
 				r.tasks.add(t.taskKey, a, true)
 				e.pending++
 			}
@@ -449,8 +454,9 @@ func (c *conn) finish(ctx context.Context, t *task, as []*Attempt, results []Res
 	if r.tasks.done(t) {
 		e.settle(r)
 	}
-	if r.tasks.ready > 0 {
-		e.dispatch(r)
+	e.dispatch(r)
+	if len(anew) > 0 {
+		e.add(anew)
 	}
 	e.mu.Unlock()
 	for i := range report {
@@ -472,16 +478,22 @@ func (c *conn) learn(v *verdict, took time.Duration, now time.Time) {
 		average(&r.sendTime, took)
 		c.mails++
 		c.rejects = 0
-		r.failed, l.failed, r.rejecting = nil, nil, false
+		r.failed = nil
 		delete(r.bad, l.key)
 		if !v.throttled {
 			l.well()
 			r.grow()
 		}
 	} else {
-		c.rejects++
-		if !v.putOff {
+		// Recipients are also put off to see who comes again; so this weighs less.
+		switch {
+		case !v.putOff:
 			c.rejects = 0
+		case v.stage == Rcpt:
+			c.rejects++
+		default:
+			c.rejects += 3
+			r.shrink(now)
 		}
 	}
 	c.refused = v.refusedRun(c.refused)
@@ -495,28 +507,29 @@ func (c *conn) learn(v *verdict, took time.Duration, now time.Time) {
 		r.shrink(now)
 	case v.lost != "":
 		l.errors++
-		l.failed = c.failure(v)
+		r.failed = c.failure(v, now)
 		r.shrink(now)
 		if l.conns > 1 {
 			l.pause = now.Add(busyPause)
 		} else {
-			c.disable(now, &l.penalty, v.lost)
+			c.disable(&l.penalty, r.failed)
 		}
 	}
 	if c.rejects >= maxRejects {
 		c.e.events.Report(report.RelayRejects{Session: c.id})
-		r.failed, r.rejecting = c.failure(v), true
+		r.failed = c.failure(v, now)
+		r.failed.rejecting = true
 		l.errors++
 		r.shrink(now)
-		c.disable(now, c.bad(), v.words)
+		c.disable(c.bad(), r.failed)
 	}
 }
 
 // failure describes the trouble of a transaction.
-func (c *conn) failure(v *verdict) *failure {
+func (c *conn) failure(v *verdict, now time.Time) *failure {
 	text := v.lost
 	if text == "" {
 		text = v.words
 	}
-	return &failure{text: text, enhanced: v.enhanced, host: c.hop.Name, addr: c.link.key.dst.Addr(), source: c.local, stage: v.stage, session: c.id}
+	return &failure{text: text, enhanced: v.enhanced, host: c.hop.Name, addr: c.link.key.dst.Addr(), source: c.local, stage: v.stage, session: c.id, at: now}
 }

@@ -95,7 +95,7 @@ func (e *Relayer) EnableRoute(id uint64) bool {
 			continue
 		}
 		found := l.active(now)
-		l.penalty, l.pause, l.failed = penalty{}, time.Time{}, nil
+		l.penalty, l.pause = penalty{}, time.Time{}
 		for _, r := range e.relays {
 			if p := r.bad[k]; p != nil {
 				found = found || p.active(now)
@@ -118,7 +118,7 @@ func (e *Relayer) DisableRoute(id uint64, d time.Duration) bool {
 	defer e.mu.Unlock()
 	for _, l := range e.links {
 		if l.id == id {
-			l.until = time.Now().Add(d)
+			l.penalty = penalty{n: l.n, until: time.Now().Add(d)}
 			l.touched = time.Now()
 			e.events.Report(l.event(d, "per admin request"))
 			return true

@@ -31,7 +31,9 @@ func (e *Relayer) dispatch(r *relay) {
 		return
 	}
 	now := time.Now()
-	r.why = ""
+	if r.place == nil {
+		r.why = ""
+	}
 	if !e.connect(r, now) {
 		e.feed(r)
 	}
@@ -54,12 +56,15 @@ func (e *Relayer) connect(r *relay, now time.Time) bool {
 			return false
 		}
 		if standing >= r.maxWindow() {
-			r.why = fmt.Sprintf("relay has the %d connections it may have now", standing)
+			r.why = "relay has the connections it may have now"
 			return false
 		}
 		if standing >= e.want(r, now) {
 			e.alarmBy(r, now.Add(lookAgain)) // what runs may turn out slow
 			return false
+		}
+		if r.place != nil {
+			return true // until a connection ends
 		}
 		if e.sessions >= e.o.MaxSessions {
 			e.evict(func(*conn) bool { return true })
@@ -221,9 +226,9 @@ func (e *Relayer) overShare(r *relay) bool {
 	if !e.full || e.starved.Len() == 0 {
 		return false
 	}
-	busy := e.starved.Len()
-	for _, o := range e.relays {
-		if len(o.conns) > 0 && o.place == nil {
+	busy := e.active
+	for p := e.starved.Front(); p != nil; p = p.Next() {
+		if len(p.Value.(*relay).conns) == 0 {
 			busy++
 		}
 	}
@@ -234,6 +239,9 @@ func (e *Relayer) overShare(r *relay) bool {
 func (e *Relayer) open(r *relay, ch choice, now time.Time) {
 	c := &conn{
 		e: e, relay: r, link: ch.link, source: ch.src, hop: ch.hop, id: report.Session(rand.Uint64()), wake: make(chan struct{}, 1), opened: now,
+	}
+	if len(r.conns) == 0 {
+		e.active++
 	}
 	r.conns[c] = struct{}{}
 	c.enter(opening)
@@ -265,7 +273,9 @@ func (e *Relayer) close(c *conn) {
 	now := time.Now()
 	r := c.relay
 	e.unpark(c)
-	delete(r.conns, c)
+	if delete(r.conns, c); len(r.conns) == 0 {
+		e.active--
+	}
 	if c.evict {
 		e.evicting--
 	}

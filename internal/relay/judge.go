@@ -93,6 +93,9 @@ func (c *conn) result(v *verdict, i int, a *Attempt, ans *Answer, err error) Res
 	}
 	v.words, v.enhanced, v.stage = res.Text, res.Enhanced, res.Stage
 	if again {
+		if v.accepted > 0 && ans.Code != 0 {
+			return Result{} // the others got somewhere
+		}
 		if a.tries++; a.tries <= maxTries {
 			return Result{}
 		}

@@ -37,13 +37,15 @@ const (
 
 // penalty keeps account of failures.
 type penalty struct {
-	n     int // failures in a row
-	until time.Time
+	n      int // in a row
+	until  time.Time
+	failed *failure // the last one; nil: the operator
 }
 
 // fail counts a failure and returns how long to stay away.
-func (p *penalty) fail(now time.Time) time.Duration {
+func (p *penalty) fail(now time.Time, f *failure) time.Duration {
 	p.n = min(p.n+1, 100)
+	p.failed = f
 	d := min(penaltyBase*time.Duration(p.n*p.n), maxPenalty)
 	p.until = now.Add(d)
 	return d
@@ -96,7 +98,6 @@ type link struct {
 	name    string // of the host, as last used
 	proven  bool   // a connection was ready
 	errors  int
-	failed  *failure      // why it is disabled
 	ended   time.Time     // end of the last connection
 	pause   time.Time     // no further connections before
 	plain   time.Time     // TLS is not tried before
@@ -121,7 +122,7 @@ func (l *link) slow(now time.Time) {
 
 // well notes that a message went through.
 func (l *link) well() {
-	l.n, l.until = 0, time.Time{}
+	l.n = 0 // what the operator disabled stays so
 	l.spacing = l.spacing * 9 / 10
 	if l.spacing < firstSpacing/10 {
 		l.spacing = 0

@@ -32,6 +32,7 @@ type routeKey struct {
 // known is an answer, or where a more special one is to be found.
 type known struct {
 	route     *Route
+	number    int // of the answer; later ones are larger
 	key       key
 	perSender bool // route is nil: look with the sender
 	expires   time.Time
@@ -94,6 +95,7 @@ func (e *Relayer) sort(a *Attempt, now time.Time) *relay {
 	}
 	if len(q.waiting) >= maxAsking {
 		q.held = true
+		a.since = time.Time{}
 		e.desk.Hold(a, q.holdName())
 		return nil
 	}
@@ -106,7 +108,7 @@ func (e *Relayer) sort(a *Attempt, now time.Time) *relay {
 // all sources for its domain.
 func (e *Relayer) assign(a *Attempt, c *known, now time.Time) *relay {
 	if len(e.paused) == 0 {
-		return e.enqueue(a, c.route, c.key, now)
+		return e.enqueue(a, c.route, c.number, c.key, now)
 	}
 	domain := strings.ToLower(a.Envelope.Dest.Domain)
 	sources := c.route.Sources
@@ -116,7 +118,7 @@ func (e *Relayer) assign(a *Attempt, c *known, now time.Time) *relay {
 	left := slices.DeleteFunc(slices.Clone(sources), func(s Source) bool { return e.blocked(s.Addr, domain) })
 	switch len(left) {
 	case len(sources):
-		return e.enqueue(a, c.route, c.key, now)
+		return e.enqueue(a, c.route, c.number, c.key, now)
 	case 0:
 		e.report(a, Result{
 			Outcome: TempFail, Enhanced: smtp.EnhancedCode{4, 4, 4}, Text: "All routes to destination blocked", Host: c.route.Name,
@@ -126,7 +128,7 @@ func (e *Relayer) assign(a *Attempt, c *known, now time.Time) *relay {
 	}
 	rt := *c.route
 	rt.Sources = left
-	return e.enqueue(a, &rt, rt.key(), now)
+	return e.enqueue(a, &rt, c.number, rt.key(), now)
 }
 
 // blocked tells whether mail for a domain must not leave from a source.
@@ -224,7 +226,8 @@ func (e *Relayer) learn(q *query, rt *Route) *known {
 		e.routes[k] = &known{perSender: true, expires: expires}
 		k.sender, k.forwarder = q.ask.Sender, q.ask.Forwarder
 	}
-	c := &known{route: rt, key: rt.key(), expires: expires}
+	e.answers++
+	c := &known{route: rt, number: e.answers, key: rt.key(), expires: expires}
 	e.routes[k] = c
 	return c
 }

@@ -555,9 +555,9 @@ func TestPenaltyGrowsWithTheSquareOfFailures(t *testing.T) {
 		}
 		var p penalty
 		for range 1000 {
-			p.fail(time.Now())
+			p.fail(time.Now(), nil)
 		}
-		if d := p.fail(time.Now()); d != time.Hour {
+		if d := p.fail(time.Now(), nil); d != time.Hour {
 			t.Errorf("most is %v, want an hour", d)
 		}
 	})

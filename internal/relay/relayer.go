@@ -40,6 +40,7 @@ type Relayer struct {
 	starved  list.List // *relay: those that limits keep from connecting
 	full     bool      // one of them for want of sessions
 	sessions int
+	active   int       // relays with connections
 	evicting int       // idle connections told to end for others
 	idle     list.List // *conn, the one that is idle longest first
 	pending  int
@@ -49,6 +50,7 @@ type Relayer struct {
 	turn       int // of the sources of new relays
 	lookups    int
 	generation int
+	answers    int // of the router, so far
 	routes     map[routeKey]*known
 	queries    map[routeKey]*query
 	asking     list.List // *query, in the order of their turns
@@ -75,6 +77,7 @@ type relay struct {
 	domain     string
 	name       string
 	route      *Route
+	answer     int // number of the answer that route is from
 	limits     Limits
 	sources    []Source
 	nextSource int
@@ -87,8 +90,7 @@ type relay struct {
 	between    int                  // that look for their next task just now
 	leaving    int                  // that are to end
 	bad        map[linkKey]*penalty // routes that are of no use to this relay
-	failed     *failure             // the last one
-	rejecting  bool                 // a host refused one message after the other
+	failed     *failure             // the last one since a success
 
 	window   float64 // connections it may have now
 	growing  bool    // by one a message, since nothing went wrong yet
@@ -114,7 +116,10 @@ type failure struct {
 	source   netip.Addr
 	stage    Stage
 	session  report.Session
+	at       time.Time
 	cause    error
+
+	rejecting bool // the host refused one message after the other
 }
 
 // New returns a Relayer. It does nothing until Run is called. events may be nil.
@@ -143,10 +148,17 @@ func (e *Relayer) Run(ctx context.Context) error {
 	e.mu.Unlock()
 
 	clerk := make(chan struct{})
-	go func() { // ends when mail is closed
+	stopped := make(chan struct{})
+	go func() { // ends when all others have
 		defer close(clerk)
-		for range e.mail {
-			e.post()
+		for {
+			select {
+			case <-e.mail:
+				e.post()
+			case <-stopped:
+				e.post()
+				return
+			}
 		}
 	}()
 	e.watch(ctx)
@@ -163,7 +175,7 @@ func (e *Relayer) Run(ctx context.Context) error {
 	cut := time.AfterFunc(grace, stop)
 	e.tasks.Wait()
 	cut.Stop()
-	close(e.mail)
+	close(stopped)
 	<-clerk
 	return context.Cause(ctx)
 }
@@ -224,7 +236,6 @@ func (e *Relayer) add(as []*Attempt) {
 		if a.since.IsZero() {
 			a.since = now
 		}
-		a.tries = 0
 		if r := e.sort(a, now); r != nil && (len(touched) == 0 || touched[len(touched)-1] != r) {
 			touched = append(touched, r)
 		}
@@ -236,15 +247,18 @@ func (e *Relayer) add(as []*Attempt) {
 }
 
 // enqueue puts an attempt in the relay of a route. It returns nil when it is held.
-func (e *Relayer) enqueue(a *Attempt, rt *Route, k key, now time.Time) *relay {
+func (e *Relayer) enqueue(a *Attempt, rt *Route, answer int, k key, now time.Time) *relay {
 	r := e.relays[k]
 	if r == nil {
 		r = newRelay(rt, k)
 		r.nextSource = e.turn
 		e.turn++
 		e.relays[k] = r
-	} else if r.route != rt {
+	}
+	if answer > r.answer {
+		r.answer = answer
 		r.renew(rt)
+		e.feed(r)
 	}
 	sender := a.Envelope.Sender
 	if rt.PerSender {
@@ -255,6 +269,7 @@ func (e *Relayer) enqueue(a *Attempt, rt *Route, k key, now time.Time) *relay {
 	tk := taskKey{a.Envelope.ID.MsgID(), sender}
 	if r.tasks.all[tk] == nil && len(r.tasks.all) >= r.limits.HiWat || r.tasks.waiting >= r.limits.HiWat*r.limits.MaxRcpt {
 		r.held, r.asked = true, 0
+		a.since = time.Time{}
 		e.desk.Hold(a, r.holdName())
 		return nil
 	}
@@ -264,12 +279,10 @@ func (e *Relayer) enqueue(a *Attempt, rt *Route, k key, now time.Time) *relay {
 }
 
 func newRelay(rt *Route, k key) *relay {
-	r := &relay{
+	return &relay{
 		key: k, id: hex.EncodeToString(k[:8]), connectors: map[netip.Addr]*use{}, tasks: newTasks(), conns: map[*conn]struct{}{},
-		bad: map[linkKey]*penalty{}, window: startWindow, growing: true, index: -1, domain: strings.ToLower(rt.Name),
+		bad: map[linkKey]*penalty{}, window: startWindow, growing: true, index: -1, domain: strings.ToLower(rt.Name), name: rt.String(),
 	}
-	r.renew(rt)
-	return r
 }
 
 // renew takes over a newer answer for the same relay: other addresses.
@@ -280,7 +293,6 @@ func (r *relay) renew(rt *Route) {
 	if len(r.sources) == 0 {
 		r.sources = []Source{{}}
 	}
-	r.name = rt.String()
 	turns := map[string]int{}
 	for _, h := range r.hops {
 		turns[h.Name] = h.turn

@@ -4,6 +4,7 @@ package system
 
 import (
 	"encoding/json"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestKilledProcessIsReplacedAndNoMailIsLost(t *testing.T) {
 					d.await("a new worker", func() bool { p, ok := d.family()[victim.title]; return ok && p.pid != victim.pid })
 					continue
 				}
-				d.wait(`process ` + role + ` lost \(signal: killed\); starting it again`)
+				d.wait(`process ` + role + ` lost \(.*\); starting it again`)
 				d.await("a new process", func() bool { p, ok := d.family()[victim.title]; return ok && p.pid != victim.pid })
 			}
 			duplicates := l.verify("alice")
@@ -55,23 +56,69 @@ func TestKilledProcessIsReplacedAndNoMailIsLost(t *testing.T) {
 	}
 }
 
-func TestAcknowledgedMailSurvivesTheDeathOfAllProcesses(t *testing.T) {
+func TestProcessKilledWhileItStartsIsReplaced(t *testing.T) {
 	t.Parallel()
 	d := startDaemon(t, listen+toMaildir)
-	for range 3 {
-		l := d.startLoad(8, 20, "alice@example.org")
-		l.more(150)
-		for _, p := range d.family() {
-			if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
-				t.Fatal(err)
+	for _, role := range []string{"dispatcher", "lookup", "queue", "control", "key"} {
+		last := 0
+		for range 4 { // the first is up, the others have just begun
+			d.await("a process to kill", func() bool {
+				p, ok := d.family()["opensmtpd: "+role]
+				if !ok || p.pid == last {
+					return false
+				}
+				last = p.pid
+				return syscall.Kill(p.pid, syscall.SIGKILL) == nil
+			})
+		}
+	}
+	l := d.startLoad(2, 5, "alice@example.org")
+	l.more(20)
+	l.verify("alice")
+	d.await("smtpctl to tell of the restarts", func() bool {
+		status, err := d.askStatus() // an error while control is down
+		for role, s := range status {
+			if role != "parent" && s.Restarts < 4 {
+				return false
 			}
 		}
-		d.ended()
-		l.end()
-		d.start()
-		duplicates := l.verify("alice")
-		t.Logf("%d messages acknowledged, %d delivered twice", l.count(), duplicates)
+		return err == nil && len(status) == 6
+	})
+}
+
+func TestAcknowledgedMailSurvivesTheDeathOfAllProcesses(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, conf string }{
+		{"plain", ""},
+		{"compressed", "queue compression zstd\n"},
+		{"encrypted", "queue encryption \"0123456789abcdef0123456789abcdef\"\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := startDaemon(t, tt.conf+listen+toMaildir, "-P", "mda") // all is in the queue when death comes
+			for range 2 {
+				l := d.startLoad(8, 20, "alice@example.org")
+				l.more(300)
+				d.killAll()
+				l.end()
+				d.args = nil // the second time, some is being delivered
+				d.start()
+				duplicates := l.verify("alice")
+				t.Logf("%d messages acknowledged, %d delivered twice", l.count(), duplicates)
+			}
+		})
 	}
+}
+
+// killAll kills all of the daemon's processes.
+func (d *daemon) killAll() {
+	d.t.Helper()
+	for _, p := range d.family() {
+		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+			d.t.Fatal(err)
+		}
+	}
+	d.ended()
 }
 
 // roleStatus is what "smtpctl show status" tells of a role.
@@ -84,14 +131,40 @@ type roleStatus struct {
 // status asks smtpctl about the roles.
 func (d *daemon) status() map[string]roleStatus {
 	d.t.Helper()
+	roles, err := d.askStatus()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return roles
+}
+
+func (d *daemon) askStatus() (map[string]roleStatus, error) {
+	out, err := d.command("", "smtpctl", "-j", "show", "status").Output()
+	if err != nil {
+		return nil, fmt.Errorf("smtpctl show status: %w: %s", err, out)
+	}
 	var reply struct{ Roles []roleStatus }
-	out := d.run("", "", "smtpctl", "-j", "show", "status")
-	if err := json.Unmarshal([]byte(out), &reply); err != nil {
-		d.t.Fatalf("%v in %s", err, out)
+	if err := json.Unmarshal(out, &reply); err != nil {
+		return nil, fmt.Errorf("%w in %s", err, out)
 	}
 	roles := map[string]roleStatus{}
 	for _, r := range reply.Roles {
 		roles[r.Role] = r
 	}
-	return roles
+	return roles, nil
+}
+
+func TestOrderlyEndUnderLoadLosesAndDoublesNothing(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+toMaildir)
+	for range 2 {
+		l := d.startLoad(8, 20, "alice@example.org")
+		l.more(100)
+		d.stop()
+		l.end()
+		d.start()
+		if duplicates := l.verify("alice"); duplicates > 0 {
+			t.Errorf("%d of %d messages were delivered twice", duplicates, l.count())
+		}
+	}
 }

@@ -140,3 +140,16 @@ match from any for domain "example.com" action "address"
 	d.send("Subject: x\n\ntext\n", "bob@example.org")
 	d.wait(`mda delivery .*to=<bob@example\.org>.* result=PermFail .*User doesn't exist`)
 }
+
+func TestMailWaitsForTheLMTPServer(t *testing.T) {
+	t.Parallel()
+	d := startDaemon(t, listen+`queue retry mda 1s
+action "deliver" lmtp "$dir/lmtp"
+match from any for domain "example.org" action "deliver"
+`)
+	d.send("Subject: early\n\ntext\n", "alice@example.org")
+	d.wait(`mda delivery .* result=TempFail`)
+	d.startDovecot()
+	d.wait(`mda delivery .* result=Ok`)
+	d.mail("alice", 1)
+}

@@ -245,6 +245,9 @@ func (d *daemon) keep(r io.Reader, prefix string) {
 	}
 }
 
+// aboutMail matches lines of the log that begin with a session.
+var aboutMail = regexp.MustCompile(`^[0-9a-f]{16} `)
+
 // cleanUp ends a daemon that a test has left running, and shows its log when the
 // test has failed.
 func (d *daemon) cleanUp(done chan struct{}, cmd *exec.Cmd) {
@@ -261,8 +264,14 @@ func (d *daemon) cleanUp(done chan struct{}, cmd *exec.Cmd) {
 		}
 	}
 	if d.t.Failed() {
+		var shown []string
 		lines := d.lines()
-		d.t.Logf("end of the daemon's log:\n%s", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+		for i, line := range lines { // all that is not about mail, and the end
+			if i >= len(lines)-50 || !aboutMail.MatchString(line) {
+				shown = append(shown, line)
+			}
+		}
+		d.t.Logf("of the daemon's log:\n%s", strings.Join(shown, "\n"))
 	}
 }
 
@@ -316,18 +325,6 @@ func (d *daemon) wait(pattern string) string {
 		return false
 	})
 	return found
-}
-
-// count tells how many lines of the log match.
-func (d *daemon) count(pattern string) int {
-	re := regexp.MustCompile(pattern)
-	n := 0
-	for _, line := range d.lines() {
-		if re.MatchString(line) {
-			n++
-		}
-	}
-	return n
 }
 
 // await waits until a condition holds.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -121,12 +120,7 @@ func TestKeptMailSurvivesTheDeathOfAllProcesses(t *testing.T) {
 	}
 	d.start()
 	d.await("some kept mail to be sent", func() bool { return len(d.dropped()) < messages*2/3 })
-	for _, p := range d.family() {
-		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
-			t.Fatal(err)
-		}
-	}
-	d.ended()
+	d.killAll()
 	d.start()
 	d.await("all kept mail to be delivered", func() bool {
 		seen := map[string]bool{}

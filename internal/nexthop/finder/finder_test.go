@@ -313,7 +313,7 @@ func TestNamesInUTF8(t *testing.T) {
 		"Faß.de":              "xn--fa-hia.de",
 		"xn--bcher-kva.ORG":   "xn--bcher-kva.org",
 		"他们为什么不说中文.example":   "xn--ihqwcrb4cv8a8dqg056pqjye.example",
-		"3年b組金八先生.example":   "xn--3b-ww4c5e180e575a65lsy2b.example",
+		"3年b組金八先生.example":    "xn--3b-ww4c5e180e575a65lsy2b.example",
 		"plain-ascii.example": "plain-ascii.example",
 	} {
 		if got, err := toASCII(in); err != nil || got != want {

@@ -410,8 +410,9 @@ func (x *exchange) final(ctx context.Context) error {
 			return err
 		}
 		x.stale = false
-		if shown == nil && x.accepted > 0 {
+		if shown == nil && x.accepted > 0 && !x.delivered {
 			x.delivered = true
+			x.messages++
 		}
 		if x.cfg.LMTP {
 			x.res[i] = Result{Stage: Dot, Reply: r, Err: shown}
@@ -419,9 +420,6 @@ func (x *exchange) final(ctx context.Context) error {
 		}
 		x.undecided(Dot, r, shown)
 		break
-	}
-	if x.delivered {
-		x.messages++
 	}
 	return nil
 }
