@@ -183,7 +183,8 @@ func (m *mta) command(args ...string) *exec.Cmd {
 		"-o", "spool="+filepath.Join(m.dir, "spool"), "-o", "run="+filepath.Join(m.dir, "run"),
 		"-D", "host="+host, "-D", "port="+port, "-D", fmt.Sprintf("owner=%q", fmt.Sprintf("%d:%d:%s", uid, gid, m.dir)),
 		"-D", fmt.Sprintf("maildir=%q", m.maildir()), "-D", fmt.Sprintf("dir=%q", m.dir))...)
-	cmd.Env = append(os.Environ(), runVariable+"=smtpd")
+	// With the race detector a process sleeps for a second at its end, unless told otherwise.
+	cmd.Env = append(os.Environ(), runVariable+"=smtpd", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.Dir = m.dir
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -260,6 +261,9 @@ func (m *mta) run(cmd *exec.Cmd) {
 	m.wait(`ready("}|$)`)
 }
 
+// raceStatus is the exit status of a program in which the race detector found something.
+const raceStatus = 66
+
 // kill ends a daemon that a test has left running, and shows its log on a failure.
 func (m *mta) kill(done chan struct{}, cmd *exec.Cmd) {
 	select {
@@ -273,6 +277,9 @@ func (m *mta) kill(done chan struct{}, cmd *exec.Cmd) {
 			<-done
 			m.t.Error("the daemon did not end on SIGTERM")
 		}
+	}
+	if cmd.ProcessState.ExitCode() == raceStatus {
+		m.t.Error("the daemon has a data race")
 	}
 	if m.t.Failed() {
 		m.t.Logf("log of the daemon:\n%s", strings.Join(m.lines(), "\n"))

@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 
+	"github.com/opensmtpd/opensmtpd/internal/nexthop"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
 
@@ -230,9 +231,6 @@ func (o *actionOptions) finish() {
 	p.checkRelayURLs(o.hostAt, r)
 }
 
-// relaySchemes are the schemes of a relay URL.
-var relaySchemes = wordSet("smtp smtp+tls smtp+notls smtps lmtp")
-
 // checkRelayURLs doubts hosts written in the action that can never be used.
 func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 	var urls []string
@@ -246,19 +244,19 @@ func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 			urls = append(urls, e.Value)
 		}
 	}
-	for _, url := range urls {
-		scheme, rest, ok := strings.Cut(url, "://")
-		scheme = strings.ToLower(scheme)
-		if !ok {
-			scheme, rest = "smtp", url
+	for _, entry := range urls {
+		hosts, err := nexthop.ParseURLs(entry)
+		if err != nil {
+			p.warnf(at.pos, "%v", err)
+			continue
 		}
-		switch {
-		case !relaySchemes[scheme]:
-			p.warnf(at.pos, "relay host %q: unknown scheme, known are smtp, smtp+tls, smtp+notls, smtps and lmtp", cut(url))
-		case strings.Contains(rest, "@") && r.Auth == "":
-			p.warnf(at.pos, "relay host %q: a label needs \"auth TABLE\", no mail will leave", cut(url))
-		case r.TLS == "required" && (scheme == "smtp+notls" || scheme == "lmtp"):
-			p.warnf(at.pos, "relay host %q: the action asks for tls, no mail will leave", cut(url))
+		for _, u := range hosts {
+			switch {
+			case u.Label != "" && r.Auth == "":
+				p.warnf(at.pos, "relay host %q: a label needs \"auth TABLE\", no mail will leave", cut(u.String()))
+			case r.TLS != "" && u.TLS == nexthop.Never:
+				p.warnf(at.pos, "relay host %q: the action asks for tls, no mail will leave", cut(u.String()))
+			}
 		}
 	}
 }

@@ -86,7 +86,7 @@ type Host struct {
 	LMTP       bool         // LHLO and a reply per recipient (RFC 2033)
 	Label      string       // of the credentials; empty: no authentication
 	Auth       *Credentials // for Label, nil without one
-	Preference uint16       // of the MX record
+	Preference uint16       // of the MX record, or the number of the group among smarthosts
 	Security   Security
 }
 

@@ -23,6 +23,7 @@ func TestLineCarriesItsSeverityAndStaysOneLine(t *testing.T) {
 	l.Tracef("smtp", "traced")
 	l.Tracef("dns", "not traced")
 	l.WriteLine([]byte("finished"))
+	l.Flush()
 	want := "<6>info: one two\n<4>warn: from a stranger: x <2>forged ?[2J? .\n<2>bad\n<7>debug: now\n<7>smtp: traced\n<6>finished\n"
 	l.Flush()
 	if b.String() != want {

@@ -4,6 +4,7 @@ package tabletest
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -166,6 +167,23 @@ func fetch(t *testing.T, open Open) {
 		if got, err := tab.Fetch(t.Context(), table.Source); err != nil || got != want {
 			t.Errorf("Fetch %d = %q, %v, want %q: the order written, round and round", i, got, err, want)
 		}
+	}
+	l, ok := tab.(table.Lister)
+	if !ok {
+		return
+	}
+	for _, service := range []table.Service{table.Source, table.RelayHost} {
+		got, err := l.List(t.Context(), service)
+		if want := []string{"192.0.2.9", "192.0.2.1", "[2001:db8::1]"}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("List(%s) = %q, %v, want %q: all of Fetch in its order", service, got, err, want)
+		}
+	}
+	if _, err := l.List(t.Context(), table.Alias); !errors.Is(err, table.ErrUnsupported) {
+		t.Errorf("List(alias): %v, want ErrUnsupported", err)
+	}
+	none := start(t, open, true, nil).(table.Lister)
+	if _, err := none.List(t.Context(), table.RelayHost); !errors.Is(err, table.ErrNotFound) {
+		t.Errorf("List of an empty table: %v, want ErrNotFound", err)
 	}
 }
 

@@ -97,8 +97,11 @@ func TestRelayAction(t *testing.T) {
 		if got := protection(h); tt.secure != "" && got != tt.secure {
 			t.Errorf("%s: %s\nwant %s", tt.name, got, tt.secure)
 		}
-		for _, g := range h.Groups {
+		for i, g := range h.Groups {
 			for _, host := range g {
+				if tt.opts.Host != "" && int(host.Preference) != i {
+					t.Errorf("%s: %s in group %d has preference %d", tt.name, host.Name, i, host.Preference)
+				}
 				if (host.Label != "") != (host.Auth != nil) || host.Auth != nil && *host.Auth != (nexthop.Credentials{User: "anna", Password: "se:cret"}) {
 					t.Errorf("%s: credentials %+v", tt.name, host.Auth)
 				}

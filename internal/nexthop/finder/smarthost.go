@@ -43,6 +43,11 @@ func (f *Finder) smarthosts(ctx context.Context, q Query) (*nexthop.Hops, error)
 		}
 		return nil, notPermanent(failed)
 	}
+	for i, g := range out.Groups {
+		for j := range g {
+			g[j].Preference = uint16(i)
+		}
+	}
 	out.Name = q.Smarthosts[0][0].Name()
 	out.Key = strings.Join(keys, ", ")
 	return out, nil

@@ -88,6 +88,17 @@ func (t traced) Lookup(ctx context.Context, s table.Service, key string) (string
 	return value, err
 }
 
+// List implements table.Lister for a table that does.
+func (t traced) List(ctx context.Context, s table.Service) ([]string, error) {
+	l, ok := t.Table.(table.Lister)
+	if !ok {
+		return nil, fmt.Errorf("%w: list %s", table.ErrUnsupported, s)
+	}
+	entries, err := l.List(ctx, s)
+	t.log.Tracef("lookup", "table %s: %s, all = %q, %v", t.name, s, entries, err)
+	return entries, err
+}
+
 // close closes the tables; the system's users are not the generation's own.
 func (g *generation) close() {
 	for name, t := range g.tables {

@@ -29,7 +29,6 @@ type spawner struct {
 	user     proto.UserInfoReply
 	creds    []Credential // of workers
 	attached []string
-	closed   bool
 }
 
 type fakeProcess struct {

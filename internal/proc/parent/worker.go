@@ -117,7 +117,7 @@ func (p *Parent) userbaseUser(ctx context.Context, name, userbase string) (platf
 	if !r.Found {
 		return platform.User{}, permanent("Permanent failure in user lookup")
 	}
-	if r.UID < 0 || r.UID > maxID || r.GID < 0 || r.GID > maxID {
+	if r.UID < 0 || int64(r.UID) > maxID || r.GID < 0 || int64(r.GID) > maxID {
 		return platform.User{}, fmt.Errorf("user %q of table %q: ids %d:%d are out of range", name, userbase, r.UID, r.GID)
 	}
 	return platform.User{Name: name, UID: r.UID, GID: r.GID, Groups: []int{r.GID}, Home: r.Home}, nil

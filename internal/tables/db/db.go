@@ -306,6 +306,22 @@ func (t *Table) Fetch(_ context.Context, s table.Service) (string, error) {
 	return r.key, nil
 }
 
+// List implements table.Lister.
+func (t *Table) List(ctx context.Context, s table.Service) ([]string, error) {
+	if s != table.Source && s != table.RelayHost {
+		return nil, fmt.Errorf("%w: list %s", table.ErrUnsupported, s)
+	}
+	c := t.current()
+	if c.end == headerSize {
+		return nil, table.ErrNotFound
+	}
+	all, err := c.all(t.opts.Delim)
+	if err != nil {
+		return nil, err
+	}
+	return all.List(ctx, s)
+}
+
 // Update implements table.Table.
 func (t *Table) Update(context.Context) error {
 	t.mu.Lock()
