@@ -100,7 +100,7 @@ func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker}
+		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker, Finder: newFinder(resolver)}
 		build = func(p *proc.Process) proc.Role { return lookup.New(p, parts) }
 	case proto.Queue:
 		build = func(p *proc.Process) proc.Role {

@@ -7,8 +7,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -73,6 +75,11 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 		Confine: confine, ServerName: c.ServerName, Rules: c.Rules, Actions: c.Actions,
 		SubAddrDelim: c.SMTP.SubAddrDelim, QueueTTL: c.Queue.TTL,
 		SRSKey: c.SRS.Key, SRSBackup: c.SRS.BackupKey, SRSTTLDays: c.SRS.TTLDays,
+	}
+	l.RelayLimits = relayLimits(&c.MTA.Default)
+	for i := range c.MTA.Domains {
+		d := &c.MTA.Domains[i]
+		l.DomainLimits = append(l.DomainLimits, proto.DomainLimits{Domain: d.Domain, Limits: relayLimits(&d.MTALimits)})
 	}
 	regex := map[string]bool{}
 	for _, r := range c.Rules {
@@ -212,8 +219,23 @@ func loadPKI(p *config.PKI) (chain, key []byte, err error) {
 	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// pkiUsed tells whether a listener presents the certificate.
+// relayLimits turns limits of relaying into what is sent to the processes.
+func relayLimits(l *config.MTALimits) proto.RouteLimits {
+	out := proto.RouteLimits{Family: l.Family}
+	for _, name := range slices.Sorted(maps.Keys(l.Values)) {
+		out.Names = append(out.Names, name)
+		out.Values = append(out.Values, l.Values[name])
+	}
+	return out
+}
+
+// pkiUsed tells whether a listener or a relay presents the certificate.
 func pkiUsed(c *config.Config, name string) bool {
+	for _, a := range c.Actions {
+		if a.Relay != nil && strings.EqualFold(a.Relay.PKI, name) {
+			return true
+		}
+	}
 	for _, l := range c.Listeners {
 		for _, p := range l.PKI {
 			if strings.EqualFold(p, name) {

@@ -102,6 +102,15 @@ type RouteHost struct {
 	Label      string
 }
 
+// The values of RouteTLS.Mode: those of relay.TLSMode.
+const (
+	RouteNoTLS uint8 = iota
+	RouteOpportunistic
+	RouteRequireTLS
+	RouteVerifyTLS
+	RouteDANE
+)
+
 // RouteTLS is the demand on a host: the data of relay.TLS.
 type RouteTLS struct {
 	Mode     uint8

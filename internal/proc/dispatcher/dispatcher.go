@@ -6,6 +6,7 @@ package dispatcher
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/maillog"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/relay"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
@@ -93,6 +95,10 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	if err != nil {
 		return proto.SetupReply{}, err
 	}
+	// The authorities that the system trusts are read while the root directory has them.
+	if _, err := x509.SystemCertPool(); err != nil {
+		d.p.Log.Warnf("authorities of the system: %v; hosts cannot be verified without a ca", err)
+	}
 	reply, err := d.p.Confine(c.Confine, platform.Profile{Inet: true, PassFD: true})
 	if err != nil {
 		return reply, err
@@ -107,6 +113,7 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 		g.listen()
 	}
 	if old != nil {
+		d.relay.engine.Reload(relay.Options{})
 		old.retire()
 		// Configurations that were tried and taken back never had a session.
 		for n := old.number + 1; n < g.number && g.number-n <= maxSkipped; n++ {

@@ -23,6 +23,7 @@ type generation struct {
 	d       *Dispatcher
 	number  uint32
 	socket  *server.Config // sessions of the local socket
+	keys    *keyring
 	sockets []*listener
 
 	sessions atomic.Int64
@@ -56,6 +57,7 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 	if err != nil {
 		return nil, err
 	}
+	g.keys = keys
 	for i := range c.Listeners {
 		cfg, err := g.sessionConfig(c, &c.Listeners[i], keys)
 		if err != nil {

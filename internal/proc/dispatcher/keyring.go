@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 
 	"github.com/opensmtpd/opensmtpd/internal/proc"
@@ -35,6 +36,22 @@ func (d *Dispatcher) keyring(c *proto.DispatcherConfig) (*keyring, error) {
 func (d *Dispatcher) sign(ctx context.Context, req tlsconf.SignRequest) ([]byte, error) {
 	r, err := proc.Ask(ctx, d.p.Links, proto.Key, proto.Sign, proto.SignRequest{Key: req.Key, Hash: req.Hash, PSS: req.PSS, Digest: req.Digest})
 	return r.Signature, err
+}
+
+// roots returns the authorities to verify other hosts with, nil for the system's.
+func (k *keyring) roots(ca string) (*x509.CertPool, error) {
+	if ca == "" {
+		return nil, nil
+	}
+	pem, ok := k.authorities[ca]
+	if !ok {
+		return nil, fmt.Errorf("no ca %q", ca)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca %q holds no certificate", ca)
+	}
+	return pool, nil
 }
 
 // serverConfig returns the TLS of a listener.

@@ -20,6 +20,7 @@ type generation struct {
 	tables   map[string]table.Table
 	expander *expand.Expander
 
+	finder        Finder
 	serverName    string
 	defaultLimits proto.RouteLimits
 	domainLimits  []proto.DomainLimits
@@ -33,7 +34,7 @@ const systemUsers = "getpwnam"
 
 func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*generation, error) {
 	g := &generation{
-		l: l, number: c.Generation, tables: map[string]table.Table{}, serverName: c.ServerName,
+		l: l, number: c.Generation, tables: map[string]table.Table{}, serverName: c.ServerName, finder: l.Finder(c.ServerName),
 		defaultLimits: c.RelayLimits, domainLimits: c.DomainLimits,
 	}
 	for _, t := range c.Tables {

@@ -37,7 +37,7 @@ type Parts struct {
 	// Users is the system's users.
 	Users    table.Table
 	Resolver Resolver
-	Finder   Finder
+	Finder   func(serverName string) Finder // makes what finds next hops
 	Checker  *auth.Checker
 }
 

@@ -38,7 +38,7 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 		options = a.Relay
 	}
 	limits := g.limits(req.Domain)
-	hops, err := l.Finder.Resolve(ctx, options, familyOf(limits.Family), req.Domain, g.expander.Tables)
+	hops, err := g.finder.Resolve(ctx, options, familyOf(limits.Family), req.Domain, g.expander.Tables)
 	if err != nil {
 		return proto.RouteReply{}, proto.Refuse(err)
 	}
@@ -90,11 +90,26 @@ func routeHost(h *nexthop.Host, rank uint16) proto.RouteHost {
 		out.User, out.Password = h.Auth.User, h.Auth.Password
 	}
 	s := &h.Security
-	out.TLS = proto.RouteTLS{Mode: uint8(s.TLS), Implicit: s.Implicit, SNI: s.ServerName, Names: s.Names, Testing: s.Testing}
+	out.TLS = proto.RouteTLS{Mode: tlsMode(s.TLS), Implicit: s.Implicit, SNI: s.ServerName, Names: s.Names, Testing: s.Testing}
 	for _, rec := range s.Records {
 		out.TLS.TLSA = append(out.TLS.TLSA, proto.RouteTLSA{Usage: rec.Usage, Selector: rec.Selector, Matching: rec.Matching, Data: rec.Data})
 	}
 	return out
+}
+
+// tlsMode translates a demand into the number that relay.TLSMode has for it.
+func tlsMode(t nexthop.TLS) uint8 {
+	switch t {
+	case nexthop.Never:
+		return proto.RouteNoTLS
+	case nexthop.Encrypted:
+		return proto.RouteRequireTLS
+	case nexthop.Verified:
+		return proto.RouteVerifyTLS
+	case nexthop.DANE:
+		return proto.RouteDANE
+	}
+	return proto.RouteOpportunistic
 }
 
 // sources returns the local addresses of an action, each with its greeting name.

@@ -187,8 +187,13 @@ func TestReportOnExpiredMailOutlivesItsFirstFailure(t *testing.T) {
 	if id := <-r.store.deleted; id != e.ID {
 		t.Errorf("%s was deleted, want %s", id, e.ID)
 	}
-	if got := <-r.store.updated; got.Type != envelope.MTA || got.Rcpt.Local != "s" {
-		t.Errorf("the report is %+v", got) // it waits to be relayed
+	// It waits to be relayed.
+	page, err := r.list(t.Context(), proto.ListRequest{Max: 10})
+	if err != nil || len(page.Entries) != 1 {
+		t.Fatalf("the queue holds %+v (%v), want the report", page, err)
+	}
+	if got := page.Entries[0].Envelope; got.Type != envelope.MTA || got.Rcpt.Local != "s" {
+		t.Errorf("the report is %+v", got)
 	}
 }
 
