@@ -283,7 +283,7 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 		}
 		wait, spare := l.SessionKeepalive, true
 		if r.tasks.ready > 0 {
-			if e.overShare(r) {
+			if c.sent > 0 && e.overShare(r, len(r.conns)-r.leaving) {
 				return nil, nil
 			}
 			at := c.ready()
