@@ -411,7 +411,7 @@ func (c *conn) transact(ctx context.Context, t *task, as []*Attempt) bool {
 		c.e.events.Report(report.RelayError{Session: c.id, Reason: err.Error()})
 	}
 	v := c.judge(as, answers, err)
-	return c.finish(ctx, t, as, v.results, v, took, err == nil && !v.closing)
+	return c.finish(ctx, t, as, v.results, v, took, err == nil && !v.closing && c.session.Usable())
 }
 
 // finish accounts for a transaction and reports.
