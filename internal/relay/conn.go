@@ -283,7 +283,7 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 		}
 		wait, spare := l.SessionKeepalive, true
 		if r.tasks.ready > 0 {
-			if e.overShare(r) {
+			if c.sent > 0 && e.overShare(r, len(r.conns)-r.leaving) {
 				return nil, nil
 			}
 			at := c.ready()
@@ -411,7 +411,7 @@ func (c *conn) transact(ctx context.Context, t *task, as []*Attempt) bool {
 		c.e.events.Report(report.RelayError{Session: c.id, Reason: err.Error()})
 	}
 	v := c.judge(as, answers, err)
-	return c.finish(ctx, t, as, v.results, v, took, err == nil && !v.closing)
+	return c.finish(ctx, t, as, v.results, v, took, err == nil && !v.closing && c.session.Usable())
 }
 
 // finish accounts for a transaction and reports.

@@ -110,6 +110,9 @@ type Session interface {
 	// ctx does.
 	Send(ctx context.Context, t *Transaction) ([]Answer, error)
 
+	// Usable tells whether another transaction can follow.
+	Usable() bool
+
 	// Quit says goodbye if the connection still stands, waits for the answer a short
 	// time, and closes. It is called once, last.
 	Quit(ctx context.Context) error

@@ -66,7 +66,7 @@ func (e *Relayer) connect(r *relay, now time.Time) bool {
 		if r.place != nil {
 			return true // until a connection ends
 		}
-		if e.sessions >= e.o.MaxSessions {
+		if e.sessions >= e.o.MaxSessions || e.overShare(r, standing+1) {
 			e.evict(func(*conn) bool { return true })
 			e.starve(r, "all sessions are in use", true)
 			return true
@@ -153,6 +153,7 @@ func (e *Relayer) want(r *relay, now time.Time) int {
 func (e *Relayer) starve(r *relay, why string, full bool) {
 	r.why = why
 	e.full = e.full || full
+	r.unseated = full && len(r.conns) == 0
 	if r.place == nil {
 		r.place = e.starved.PushBack(r)
 	}
@@ -220,19 +221,19 @@ func (e *Relayer) wanted(c *conn) bool {
 	return false
 }
 
-// overShare tells whether a relay has more connections than its share while others
-// wait for one.
-func (e *Relayer) overShare(r *relay) bool {
+// overShare tells whether n connections are more than the share of r while others
+// have none and wait for a session.
+func (e *Relayer) overShare(r *relay, n int) bool {
 	if !e.full || e.starved.Len() == 0 {
 		return false
 	}
-	busy := e.active
+	hungry := 0
 	for p := e.starved.Front(); p != nil; p = p.Next() {
-		if len(p.Value.(*relay).conns) == 0 {
-			busy++
+		if o := p.Value.(*relay); o != r && o.unseated {
+			hungry++
 		}
 	}
-	return len(r.conns) > max(1, e.o.MaxSessions/busy)
+	return hungry > 0 && n > max(1, e.o.MaxSessions/(e.active+hungry))
 }
 
 // open starts a connection.

@@ -103,8 +103,11 @@ type relay struct {
 	asked int  // attempts asked for, not yet here
 	why   string
 	place *list.Element // in starved
-	alarm time.Time     // when to look again; zero: never
-	index int           // in alarms
+
+	unseated bool // starved for want of a session, without any
+
+	alarm time.Time // when to look again; zero: never
+	index int       // in alarms
 }
 
 // failure is the last trouble of a relay.

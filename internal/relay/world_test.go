@@ -162,6 +162,8 @@ func (w *world) Dial(ctx context.Context, t *Target) (Session, error) {
 
 func (s *session) Caps() Caps { return s.p.caps }
 
+func (s *session) Usable() bool { return true }
+
 func (s *session) Done() <-chan struct{} { return nil }
 
 func (s *session) Quit(context.Context) error {
