@@ -161,17 +161,53 @@ func TestExpiredMailGoesBackToItsSender(t *testing.T) {
 	}
 }
 
-func TestRelayedMailIsKeptAndSaysWhy(t *testing.T) {
+func TestMailForAnAbsentSmarthostIsKeptAndSaysWhy(t *testing.T) {
 	t.Parallel()
+	host, port := freePort(t)
 	m := startMTA(t, prelude+`
-action "out" relay
+action "out" relay host "smtp://`+net.JoinHostPort(host, port)+`"
 match from any for any action "out"
 `)
 	m.send("x@example.com", "far away")
-	m.wait(`mta delivery .*to=<x@example\.com> .*result="TempFail" stat="Relaying is not available yet"`)
+	m.wait(`mta delivery .*to=<x@example\.com> .*result="TempFail" stat="Network error on destination MXs: Connection failed.*" next=`)
 	list := m.envelopes()
-	if len(list) != 1 || list[0].Envelope.Type != envelope.MTA || !strings.Contains(list[0].Envelope.ErrorLine, "Relaying is not available yet") {
+	if len(list) != 1 || list[0].Envelope.Type != envelope.MTA || !strings.Contains(list[0].Envelope.ErrorLine, "Connection failed") {
 		t.Errorf("the queue holds %+v", list)
+	}
+}
+
+func TestMailIsRelayedToASmarthost(t *testing.T) {
+	t.Parallel()
+	far := startMTA(t, keepAll)
+	near := startMTA(t, prelude+`
+action "out" relay host "smtp://`+far.addr+`" helo "near.example.org"
+match from any for any action "out"
+`)
+	near.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<sender@example.net>", "^250",
+		"RCPT TO:<one@example.org>", "^250", "RCPT TO:<two@example.org>", "^250", "RCPT TO:<three@example.com>", "^250",
+		"DATA", "^354", "Subject: test\r\n\r\n..a dot\r\n.", "^250", "QUIT", "^221")
+	near.wait(`mta delivery .*to=<one@example\.org> .*result="Ok" stat="250 2\.0\.0 [0-9a-f]{8} Message accepted for delivery"`)
+	near.wait(`mta delivery .*to=<two@example\.org> .*result="Ok"`)
+	// What the smarthost refuses is returned, in its words, by way of the rules.
+	near.wait(`mta delivery .*to=<three@example\.com> .*result="PermFail" stat="550 5\.7\.1 Invalid recipient: <three@example\.com>"`)
+	near.wait(`mta delivery .*from=<> to=<sender@example\.net> `)
+	far.wait(`to=<one@example\.org> .*result=Ok`)
+	far.wait(`to=<two@example\.org> .*result=Ok`)
+	for _, mail := range far.mails() {
+		if !strings.Contains(mail, "\nReceived: from near.example.org (") || !strings.HasSuffix(mail, "\n.a dot") {
+			t.Errorf("the relayed message reads\n%s", mail)
+		}
+	}
+	far.mu.Lock()
+	defer far.mu.Unlock()
+	n := 0
+	for _, line := range far.log {
+		if strings.Contains(line, " smtp message ") {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d transactions for two recipients of one message, want 1", n)
 	}
 }
 

@@ -219,12 +219,14 @@ func loadPKI(p *config.PKI) (chain, key []byte, err error) {
 	return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// relayLimits turns limits of relaying into what is sent to the processes.
+// relayLimits turns limits of relaying into what is sent to the processes. What the
+// operator has not changed is left to the relaying engine, which knows better.
 func relayLimits(l *config.MTALimits) proto.RouteLimits {
 	out := proto.RouteLimits{Family: l.Family}
-	for _, name := range slices.Sorted(maps.Keys(l.Values)) {
+	changed := l.Changed()
+	for _, name := range slices.Sorted(maps.Keys(changed)) {
 		out.Names = append(out.Names, name)
-		out.Values = append(out.Values, l.Values[name])
+		out.Values = append(out.Values, changed[name])
 	}
 	return out
 }

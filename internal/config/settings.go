@@ -77,6 +77,17 @@ func defaultMTALimits() MTALimits {
 	return l
 }
 
+// Changed returns the limits that are not the defaults.
+func (l *MTALimits) Changed() map[string]int64 {
+	out := map[string]int64{}
+	for _, k := range mtaLimitKeys {
+		if v := l.Values[k.key]; v != k.def {
+			out[k.key] = v
+		}
+	}
+	return out
+}
+
 // builtinTables are the tables that exist before any statement.
 func builtinTables(serverName string, addresses []netip.Addr) []*Table {
 	names := []string{"localhost", strings.ToLower(serverName)}

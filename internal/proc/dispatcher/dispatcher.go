@@ -1,5 +1,5 @@
 // Package dispatcher is the process that faces the network: it speaks SMTP with
-// clients and, later on, with other hosts. It cannot read files, sees no private
+// clients and with other hosts. It cannot read files, sees no private
 // key, and can store a message only for recipients that lookup has submitted under
 // the message id it was given.
 package dispatcher
@@ -48,8 +48,8 @@ type Dispatcher struct {
 // New makes the role.
 func New(p *proc.Process) *Dispatcher {
 	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}, local: map[int]int{}}
-	defer func() { d.relay = newRelaying(d) }()
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
+	d.relay = newRelaying(d)
 	return d
 }
 

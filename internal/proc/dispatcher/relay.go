@@ -30,7 +30,7 @@ type relaying struct {
 
 func newRelaying(d *Dispatcher) *relaying {
 	r := &relaying{d: d, replies: map[*relay.Attempt]chan proto.RelayReply{}, wake: make(chan struct{}, 1)}
-	r.engine = relay.New(relay.Options{}, router{d}, dialer{d}, bodies{d}, r, d.events)
+	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Events: d.events}, bodies{d}, r, d.events)
 	return r
 }
 
