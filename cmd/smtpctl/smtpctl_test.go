@@ -50,6 +50,15 @@ func (d *daemon) made() []string {
 
 func ok[Req any](Req) (proto.Empty, error) { return proto.Empty{}, nil }
 
+// prepared orders what a test prepares before a command runs and what the fake
+// daemon does when the command connects: a socket does not, for the race detector.
+var prepared sync.Mutex
+
+func whenPrepared() {
+	prepared.Lock()
+	defer prepared.Unlock()
+}
+
 // newDaemon listens in dir/run.
 func newDaemon(t *testing.T, dir string) *daemon {
 	t.Helper()
@@ -78,6 +87,7 @@ func (d *daemon) listen(t *testing.T, dir string) {
 				return
 			}
 			serving.Go(func() {
+				whenPrepared()
 				if c, err := imsg.New(conn.(*net.UnixConn), d.mux, imsg.Options{}); err == nil {
 					_ = c.Serve(t.Context()) // the client's side is what is tested
 				}
@@ -119,6 +129,7 @@ func run(t *testing.T, dir, stdin, name string, args ...string) result {
 		},
 		stdin: strings.NewReader(stdin), stdout: &stdout, stderr: &stderr,
 	}
+	whenPrepared()
 	status := p.main(t.Context(), args)
 	return result{status, stdout.String(), stderr.String()}
 }
