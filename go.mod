@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/emersion/go-maildir v0.6.0
 	github.com/go-crypt/crypt v0.14.15
+	github.com/kardianos/service v1.3.0
 	golang.org/x/sys v0.49.0
 )
 

@@ -34,11 +34,15 @@ type flags struct {
 }
 
 const usageText = "usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-o option] [-P system] [-T trace]\n" +
-	"       smtpd quickstart [-p port] [directory]"
+	"       smtpd quickstart [-p port] [directory]\n" +
+	"       smtpd service install|uninstall|start|stop|status"
 
 func run(args []string) int {
 	if len(args) > 1 && args[1] == "quickstart" {
 		return quickstart(args[2:])
+	}
+	if len(args) > 1 && args[1] == "service" {
+		return manageService(args[2:])
 	}
 	f, err := parseFlags(args[1:])
 	if err != nil {
