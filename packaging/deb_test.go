@@ -22,7 +22,8 @@ func (d *debian) script(name string, args ...string) (calls, output string) {
 	log := filepath.Join(filepath.Dir(bin), "log")
 	write(d.t, log, "", 0o644)
 	for _, stub := range []string{
-		"getent", "useradd", "dpkg-statoverride", "deb-systemd-helper", "deb-systemd-invoke", "systemctl", "systemd-tmpfiles", "chown",
+		"getent", "useradd", "dpkg-statoverride", "deb-systemd-helper", "deb-systemd-invoke", "systemctl", "systemd-tmpfiles",
+		"chown", "update-rc.d",
 	} {
 		text := "#!/bin/sh\necho \"" + stub + " $*\" >>'" + log + "'\n" + d.answers[stub] + "\n"
 		write(d.t, filepath.Join(bin, stub), text, 0o755)
@@ -101,7 +102,19 @@ func TestPackageUndoesSetIDOfItsPredecessor(t *testing.T) {
 	} {
 		d := newDebian(t)
 		d.answers["dpkg-statoverride"] = `[ "$1" != --list ] || { [ -n '` + tt.override + `' ] && echo '` + tt.override + `'; }`
-		calls, _ := d.script("preinst", "upgrade", "6.8.0")
+		smtpctl := filepath.Join(d.root, "usr/sbin/smtpctl")
+		write(t, smtpctl, "", 0o755)
+		if err := os.Chmod(smtpctl, 0o755|os.ModeSetgid); err != nil {
+			t.Fatal(err)
+		}
+		calls, _ := d.script("postinst", "configure", "6.8.0")
+		fi, err := os.Stat(smtpctl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if setgid := fi.Mode()&os.ModeSetgid != 0; setgid == tt.removed {
+			t.Errorf("override %q: set-group-id %v after it", tt.override, setgid)
+		}
 		if got := strings.Contains(calls, "--remove /usr/sbin/smtpctl"); got != tt.removed {
 			t.Errorf("override %q removed: %v, want %v", tt.override, got, tt.removed)
 		}
