@@ -1,37 +1,57 @@
 package main
 
 import (
-	"context"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dns"
-	"github.com/opensmtpd/opensmtpd/internal/nexthop"
 	"github.com/opensmtpd/opensmtpd/internal/nexthop/finder"
-	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc/lookup"
-	"github.com/opensmtpd/opensmtpd/table"
 )
 
 // newFinder returns what makes finders of next hops: by the DNS, with DANE where
 // the resolver is trusted to validate. This host is known by its server name and its
 // addresses.
 func newFinder(resolver *dns.Resolver) func(serverName string) lookup.Finder {
+	own := &ownAddresses{}
 	return func(serverName string) lookup.Finder {
-		return hops{finder.New(finder.Config{
-			DNS: resolver, DANE: true,
-			Own: finder.Own{
-				Names: []string{serverName},
-				Has:   func(a netip.Addr) bool { return slices.Contains(interfaceAddresses(), a.WithZone("")) },
-			},
-		})}
+		return finder.New(finder.Config{
+			DNS: resolver, DANE: true, Families: own.families,
+			Own: finder.Own{Names: []string{serverName}, Has: own.has},
+		})
 	}
 }
 
-// hops adapts a Finder to the lookup process.
-type hops struct{ *finder.Finder }
+// ownAddresses are the addresses of this host, looked up again now and then.
+type ownAddresses struct {
+	mu    sync.Mutex
+	read  time.Time    // guarded by mu
+	addrs []netip.Addr // guarded by mu
+}
 
-// Resolve implements lookup.Finder.
-func (h hops) Resolve(ctx context.Context, o *policy.RelayOptions, family nexthop.Family, domain string, tables func(string) table.Table) (*nexthop.Hops, error) {
-	return h.Finder.Resolve(ctx, o, family, domain, tables)
+// ownAddressesAge is for how long they are believed.
+const ownAddressesAge = 5 * time.Second
+
+func (o *ownAddresses) get() []netip.Addr {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now := time.Now(); now.Sub(o.read) >= ownAddressesAge {
+		o.addrs, o.read = interfaceAddresses(), now
+	}
+	return o.addrs
+}
+
+func (o *ownAddresses) has(a netip.Addr) bool { return slices.Contains(o.get(), a.WithZone("")) }
+
+// families tells whether there are addresses of each family that others can answer.
+func (o *ownAddresses) families() (four, six bool) {
+	for _, a := range o.get() {
+		if a = a.Unmap(); !a.IsGlobalUnicast() {
+			continue
+		}
+		four, six = four || a.Is4(), six || a.Is6()
+	}
+	return four, six
 }

@@ -179,10 +179,9 @@ func (o *actionOptions) relay() {
 		o.authAt = t
 		r.Auth = p.tableFor("auth", keyValues)
 	case p.accept("tls"):
-		r.TLS = "required"
-		if p.accept("no-verify") {
-			r.TLS = "no-verify"
-		}
+		r.TLS = o.tls()
+	case p.acceptBare("prefer"), p.acceptBare("only"):
+		what, r.Family = "address family", o.family(t)
 	case p.accept("pki"):
 		at := p.peek()
 		r.PKI = strings.ToLower(p.name("a name of a pki"))
@@ -207,10 +206,35 @@ func (o *actionOptions) relay() {
 			p.errorf(t.pos, "an srs key is required for srs to be specified in an action: write \"srs key STRING\" above")
 		}
 	default:
-		p.syntaxError("expected an option of a relay action: auth, backup, ca, ciphers, domain, filter, helo, helo-src, host, mail-from, pki, protocols, src, srs, tls or ttl")
+		p.syntaxError("expected an option of a relay action: auth, backup, ca, ciphers, domain, filter, helo, helo-src, host, mail-from, only, pki, prefer, protocols, src, srs, tls or ttl")
 		return
 	}
 	p.once(o.seen, t, what, forAction)
+}
+
+// tls reads what follows "tls"; nothing means that it is required.
+func (o *actionOptions) tls() string {
+	if o.p.accept("no-verify") {
+		return "no-verify"
+	}
+	for _, word := range []string{"opportunistic", "sts", "dane"} {
+		if o.p.acceptBare(word) {
+			return word
+		}
+	}
+	o.p.acceptBare("required")
+	return "required"
+}
+
+// family reads what follows "prefer" or "only".
+func (o *actionOptions) family(how token) string {
+	for _, word := range []string{"inet4", "inet6"} {
+		if o.p.accept(word) {
+			return how.text + " " + word
+		}
+	}
+	o.p.syntaxError("expected inet4 or inet6")
+	return ""
 }
 
 // finish checks what concerns several options.
@@ -254,8 +278,10 @@ func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 			switch {
 			case u.Label != "" && r.Auth == "":
 				p.warnf(at.pos, "relay host %q: a label needs \"auth TABLE\", no mail will leave", cut(u.String()))
-			case r.TLS != "" && u.TLS == nexthop.Never:
+			case r.TLS != "" && r.TLS != "opportunistic" && u.TLS == nexthop.Never:
 				p.warnf(at.pos, "relay host %q: the action asks for tls, no mail will leave", cut(u.String()))
+			case r.TLS == "dane" && u.Addr.IsValid():
+				p.warnf(at.pos, "relay host %q: an address has no TLSA records, no mail will leave", cut(u.String()))
 			}
 		}
 	}

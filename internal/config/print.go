@@ -418,10 +418,17 @@ func (p *printer) relay(r *policy.RelayOptions) string {
 	if r.BackupName != "" {
 		backup = "backup mx " + quoted(r.BackupName)
 	}
-	tls := map[string]string{"required": "tls", "no-verify": "tls no-verify"}[r.TLS]
+	tls := r.TLS
+	switch tls {
+	case "":
+	case "required":
+		tls = "tls"
+	default:
+		tls = "tls " + tls
+	}
 	return words("relay", backup, option("helo", r.HELO), p.c.tableRef("helo-src", r.HELOSource),
 		p.c.tableRef("host", r.Host), p.c.tableRef("domain", r.Domain), p.c.tableRef("auth", r.Auth),
-		tls, option("pki", r.PKI), option("ca", r.CA), option("ciphers", r.Ciphers),
+		tls, r.Family, option("pki", r.PKI), option("ca", r.CA), option("ciphers", r.Ciphers),
 		option("protocols", r.Protocols), p.c.tableRef("src", r.Source), option("mail-from", r.MailFrom),
 		p.filterRef(r.Filter), when(r.SRS, "srs"))
 }

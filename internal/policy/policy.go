@@ -112,7 +112,8 @@ type RelayOptions struct {
 	Host       string // table relayhost, fetched
 	Domain     string // table relayhost, looked up by domain
 	Auth       string // table credentials
-	TLS        string // "", "required" (verified), "no-verify"
+	TLS        string // "", "opportunistic", "no-verify", "required" (verified), "sts" or "dane"
+	Family     string // "", "prefer inet4", "prefer inet6", "only inet4" or "only inet6"
 	PKI        string
 	CA         string
 	Ciphers    string

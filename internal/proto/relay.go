@@ -137,7 +137,7 @@ type RouteSource struct {
 // RouteLimits are the limits for a destination, by the words of smtpd.conf;
 // delays in seconds.
 type RouteLimits struct {
-	Family string
+	Family string // "", inet4, inet6, prefer-inet4 or prefer-inet6
 	Names  []string
 	Values []int64
 }

@@ -51,6 +51,9 @@ type Config struct {
 	STS      STS    // nil: MTA-STS is not used
 	Port     uint16 // of MX hosts; 25
 	Loopback bool   // MX hosts may be on this machine
+	// Families tells whether this host has addresses of each family; addresses of one
+	// that it has none of are not used. Nil: it has both.
+	Families func() (four, six bool)
 	// Shuffle changes the order of equally good hosts; rand.Shuffle.
 	Shuffle func(n int, swap func(i, j int))
 }
@@ -73,9 +76,12 @@ func New(cfg Config) *Finder {
 type Demand uint8
 
 const (
-	AsOffered Demand = iota // what the URL, or DANE and MTA-STS say
-	NoVerify                // "tls no-verify": TLS, with any certificate
-	Verify                  // "tls": TLS, with a good certificate
+	AsOffered   Demand = iota // what the URL, or DANE and MTA-STS say
+	NoVerify                  // "tls no-verify": TLS, with any certificate
+	Verify                    // "tls": TLS, with a good certificate
+	Indifferent               // "tls opportunistic": what the URL says; domains are not asked
+	Vouched                   // "tls sts": as Verify, for an MX host that DNSSEC or a policy vouches for
+	ByDANE                    // "tls dane": by TLSA records
 )
 
 // Query asks where mail for a domain goes.
@@ -85,6 +91,9 @@ type Query struct {
 	// first rank are equally good; the next rank is for when they cannot be reached.
 	Smarthosts [][]nexthop.URL
 	TLS        Demand
+	// RequireTLS says that the message may not go without what TLS demands (RFC
+	// 8689): when it is proven that no host has it, that is a permanent failure.
+	RequireTLS bool
 	Family     nexthop.Family
 	// Backup says that this host is an MX of lesser preference by this name, or by
 	// one of Own. Unless the records agree, all hosts are eligible.
@@ -99,7 +108,8 @@ const (
 )
 
 // Find returns where mail goes, or an error of type *smtp.Error, which is permanent
-// only when the DNS has proven that it must be.
+// only when the DNS has proven that it must be. Beside an error the Hops may be nil,
+// and have Failures and Notes only.
 func (f *Finder) Find(ctx context.Context, q Query) (*nexthop.Hops, error) {
 	if len(q.Smarthosts) > 0 {
 		return f.smarthosts(ctx, q)
@@ -127,7 +137,7 @@ func (f *Finder) literal(q Query) (*nexthop.Hops, error) {
 		return nil, err
 	}
 	hops := &nexthop.Hops{Key: key(u, q), Name: q.Domain}
-	host, ok := t.host(addr.String(), []netip.Addr{addr}, q.Family)
+	host, ok := t.host(addr.String(), f.usable([]netip.Addr{addr}), q.Family)
 	if !ok {
 		return nil, temporary(4, 4, "Address family mismatch on destination", nil)
 	}
@@ -137,6 +147,25 @@ func (f *Finder) literal(q Query) (*nexthop.Hops, error) {
 
 // mine tells whether addr is an address of this host.
 func (f *Finder) mine(addr netip.Addr) bool { return f.cfg.Own.Has != nil && f.cfg.Own.Has(addr) }
+
+// usable returns addrs without those of a family that this host has no address of:
+// nothing could be connected from.
+func (f *Finder) usable(addrs []netip.Addr) []netip.Addr {
+	if f.cfg.Families == nil {
+		return addrs
+	}
+	four, six := f.cfg.Families()
+	if four == six {
+		return addrs
+	}
+	out := make([]netip.Addr, 0, len(addrs))
+	for _, a := range addrs {
+		if a.Unmap().Is4() == four || a.IsLoopback() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
 
 // named tells whether host is one of names.
 func named(host string, names []string) bool {

@@ -52,7 +52,7 @@ func (f *Finder) byMX(ctx context.Context, q Query, u nexthop.URL) (*nexthop.Hop
 		return nil, err
 	}
 	if err := f.secure(ctx, cands, t, hops, hops.Secure); err != nil {
-		return nil, err
+		return &nexthop.Hops{Failures: hops.Failures, Notes: hops.Notes}, err
 	}
 	hops.Groups = group(cands)
 	return hops, nil
@@ -179,7 +179,7 @@ func (f *Finder) attach(cands []*candidate, t target, q Query, hops *nexthop.Hop
 			hops.Notes = append(hops.Notes, cause.Error())
 			continue
 		}
-		if c.host, c.usable = t.host(c.Host, addrs, q.Family); !c.usable {
+		if c.host, c.usable = t.host(c.Host, f.usable(addrs), q.Family); !c.usable {
 			mismatch++
 			continue
 		}

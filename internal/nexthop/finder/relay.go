@@ -13,18 +13,67 @@ import (
 )
 
 // Tables returns a table by its name, nil for one that does not exist.
-type Tables func(name string) table.Table
+type Tables = func(name string) table.Table
+
+// Request asks for the way of a message.
+type Request struct {
+	Options *policy.RelayOptions
+	Family  nexthop.Family // where the action does not say
+	Domain  string         // of the recipient
+	// RequireTLS is REQUIRETLS, TLSOptional the field "TLS-Required: No" of a message
+	// (RFC 8689). The former wins.
+	RequireTLS, TLSOptional bool
+}
+
+// demand returns what the action and the message ask of TLS together. A message
+// never weakens what the action asks for, it only makes what domains ask for of no
+// account (RFC 8689 section 5).
+func (r *Request) demand() Demand {
+	d := Verify // "required"
+	switch r.Options.TLS {
+	case "":
+		d = AsOffered
+	case "opportunistic":
+		d = Indifferent
+	case "no-verify":
+		d = NoVerify
+	case "sts":
+		d = Vouched
+	case "dane":
+		return ByDANE
+	}
+	switch {
+	case r.RequireTLS:
+		return Vouched
+	case r.TLSOptional && d == AsOffered:
+		return Indifferent
+	}
+	return d
+}
+
+// FamilyOf returns the family that an action asks for, otherwise if it asks for
+// none.
+func FamilyOf(o *policy.RelayOptions, otherwise nexthop.Family) nexthop.Family {
+	switch o.Family {
+	case "prefer inet4":
+		return nexthop.Prefer4
+	case "prefer inet6":
+		return nexthop.Prefer6
+	case "only inet4":
+		return nexthop.Only4
+	case "only inet6":
+		return nexthop.Only6
+	}
+	return otherwise
+}
 
 // Resolve returns where mail for a domain goes under a relay action, with the
 // credentials that the hosts want. Its errors are as those of Find.
-func (f *Finder) Resolve(ctx context.Context, o *policy.RelayOptions, fam nexthop.Family, domain string, tables Tables) (*nexthop.Hops, error) {
-	q := Query{Domain: domain, Family: fam, Backup: o.Backup, BackupName: o.BackupName}
-	switch o.TLS {
-	case "":
-	case "no-verify":
-		q.TLS = NoVerify
-	default:
-		q.TLS = Verify
+func (f *Finder) Resolve(ctx context.Context, r Request, tables Tables) (*nexthop.Hops, error) {
+	o, domain := r.Options, r.Domain
+	q := Query{
+		Domain: domain, Family: FamilyOf(o, r.Family), Backup: o.Backup, BackupName: o.BackupName,
+		TLS: r.demand(), RequireTLS: r.RequireTLS,
 	}
 	var err error
 	if q.Smarthosts, err = smarthostsOf(ctx, o, domain, tables); err != nil {
@@ -39,7 +88,7 @@ func (f *Finder) Resolve(ctx context.Context, o *policy.RelayOptions, fam nextho
 	}
 	hops, err := f.Find(ctx, q)
 	if err != nil {
-		return nil, err
+		return hops, err
 	}
 	if err := authorize(ctx, hops, o.Auth, tables); err != nil {
 		return nil, err

@@ -84,9 +84,15 @@ func TestRelayAction(t *testing.T) {
 		{"by domain", policy.RelayOptions{Domain: "bydomain", Auth: "secrets"}, "PLAIN.example", "smart1.example 192.0.2.11 port 465", "smart1.example verified implicit for smart1.example"},
 		{"DANE of a smarthost", policy.RelayOptions{Host: "signed"}, "x", "good.example 192.0.2.1", "good.example dane for good.example by 3.1.1 tlsa"},
 		{"by its port", policy.RelayOptions{Host: "signed587"}, "x", "good.example 192.0.2.1 port 587", "good.example dane for good.example by 2.1.2 tlsa"},
+		{"whatever the host says", policy.RelayOptions{Host: "signed", TLS: "opportunistic"}, "x", "good.example 192.0.2.1", "good.example opportunistic"},
+		{"DANE against the URL", policy.RelayOptions{Host: "verified", TLS: "dane"}, "x", "good.example 192.0.2.1", "good.example dane for good.example by 3.1.1 tlsa"},
+		{"operator vouches", policy.RelayOptions{Host: "one", TLS: "sts"}, "x", "smart1.example 192.0.2.11 port 2525", "smart1.example verified for smart1.example"},
+		{"only one family", policy.RelayOptions{Family: "only inet4"}, "one.example", "mx1.one.example 192.0.2.1, mx2.one.example 192.0.2.2 | backup.example 192.0.2.99", ""},
+		{"one family before the other", policy.RelayOptions{Family: "prefer inet4"}, "one.example",
+			"mx1.one.example 192.0.2.1 2001:db8::1, mx2.one.example 192.0.2.2 | backup.example 192.0.2.99", ""},
 		{"URL that says how to verify", policy.RelayOptions{Host: "verified"}, "x", "good.example 192.0.2.1", "good.example verified for good.example"},
 	} {
-		h, err := f.Resolve(t.Context(), &tt.opts, nexthop.AnyFamily, tt.domain, tables)
+		h, err := f.Resolve(t.Context(), Request{Options: &tt.opts, Family: nexthop.AnyFamily, Domain: tt.domain}, tables)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -121,6 +127,8 @@ func TestWhatIsWrongWithASmarthostIsTemporary(t *testing.T) {
 		"other":    {"smtps://other@smart1.example"},
 		"clear":    {"smtp+notls://smart1.example"},
 		"six":      {"six.example"},
+		"plain":    {"smart1.example"},
+		"address":  {"192.0.2.11"},
 		"null":     {"mx://null.example"},
 		"loop":     {"mx://us.example"},
 		"bydomain": {"plain.example=smart1.example"},
@@ -140,12 +148,14 @@ func TestWhatIsWrongWithASmarthostIsTemporary(t *testing.T) {
 		{"half of credentials", policy.RelayOptions{Host: "label", Auth: "secrets"}, "451 4.3.5 Could not retrieve credentials"},
 		{"no credentials", policy.RelayOptions{Host: "other", Auth: "secrets"}, "451 4.3.5 Could not retrieve credentials"},
 		{"no credentials table", policy.RelayOptions{Host: "label", Auth: "x"}, "451 4.3.5 Could not retrieve credentials"},
+		{"no TLSA records", policy.RelayOptions{Host: "plain", TLS: "dane"}, "451 4.7.5 No mail host of the domain can be reached securely"},
+		{"DANE of an address", policy.RelayOptions{Host: "address", TLS: "dane"}, "451 4.7.5 No mail host of the domain can be reached securely"},
 		{"TLS demanded and excluded", policy.RelayOptions{Host: "clear", TLS: "required"}, "451 4.7.5 TLS required for relaying"},
 		{"family", policy.RelayOptions{Host: "six"}, "451 4.4.4 Address family mismatch on smarthost"},
 		{"null MX", policy.RelayOptions{Host: "null"}, "451 4.1.10 Domain does not accept mail"},
 		{"loop", policy.RelayOptions{Host: "loop"}, "451 4.4.6 Mail for this domain loops back to this host"},
 	} {
-		h, err := f.Resolve(t.Context(), &tt.opts, nexthop.Only4, "text.example", tables)
+		h, err := f.Resolve(t.Context(), Request{Options: &tt.opts, Family: nexthop.Only4, Domain: "text.example"}, tables)
 		e, ok := errors.AsType[*smtp.Error](err)
 		if !ok || e.Reply() != tt.want {
 			t.Errorf("%s: %+v, %v; want %s", tt.name, h, err, tt.want)
@@ -167,7 +177,7 @@ func TestConnectionsThatMayNotBeSharedHaveDifferentKeys(t *testing.T) {
 		"mx": {}, "mx tls": {TLS: "required"}, "mx no-verify": {TLS: "no-verify"}, "backup": {Backup: true},
 		"backup of": {Backup: true, BackupName: "x"}, "a": {Host: "a"}, "b": {Host: "b"}, "tls": {Host: "tls"}, "a tls": {Host: "a", TLS: "required"},
 	} {
-		h, err := f.Resolve(t.Context(), &o, nexthop.AnyFamily, "one.example", tables)
+		h, err := f.Resolve(t.Context(), Request{Options: &o, Family: nexthop.AnyFamily, Domain: "one.example"}, tables)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,8 +186,8 @@ func TestConnectionsThatMayNotBeSharedHaveDifferentKeys(t *testing.T) {
 		}
 		seen[h.Key] = name
 	}
-	one, err1 := f.Resolve(t.Context(), &policy.RelayOptions{Host: "a"}, nexthop.AnyFamily, "one.example", tables)
-	two, err2 := f.Resolve(t.Context(), &policy.RelayOptions{Host: "a"}, nexthop.AnyFamily, "plain.example", tables)
+	one, err1 := f.Resolve(t.Context(), Request{Options: &policy.RelayOptions{Host: "a"}, Family: nexthop.AnyFamily, Domain: "one.example"}, tables)
+	two, err2 := f.Resolve(t.Context(), Request{Options: &policy.RelayOptions{Host: "a"}, Family: nexthop.AnyFamily, Domain: "plain.example"}, tables)
 	if err := errors.Join(err1, err2); err != nil || one.Key != two.Key {
 		t.Errorf("two domains behind one smarthost: keys %q and %q, %v", one.Key, two.Key, err)
 	}

@@ -32,7 +32,7 @@ func (f *Finder) secure(ctx context.Context, cands []*candidate, t target, hops 
 	var policy *mtasts.Policy
 	var wg sync.WaitGroup
 	var stsErr error
-	if f.cfg.STS != nil && t.url.MX {
+	if f.cfg.STS != nil && t.sts {
 		wg.Go(func() { policy, stsErr = f.cfg.STS.Policy(ctx, hops.Name) })
 	}
 	answers := f.tlsa(ctx, cands, t, authentic)
@@ -50,16 +50,22 @@ func (f *Finder) secure(ctx context.Context, cands []*candidate, t target, hops 
 		hops.Policies = append(hops.Policies, stsPolicy(hops.Name, policy))
 	}
 	var cause error
-	left := 0
+	left, unproven := 0, stsErr != nil
 	for i, c := range cands {
 		if !c.usable {
 			continue
 		}
 		switch decided, err := byDANE(c, answers[i], hops); {
 		case err != nil:
-			cause = err
+			cause, unproven = err, true
+		case t.q.TLS == ByDANE && c.host.Security.TLS != nexthop.DANE:
+			cause, c.usable = fmt.Errorf("%s has no TLSA records that can be checked and that DNSSEC has validated", c.Host), false
 		case !decided && sts >= 0:
-			cause = bySTS(c, policy, sts, hops)
+			if err := bySTS(c, policy, sts, t.q.TLS == Vouched, hops); err != nil {
+				cause = err
+			}
+		case t.q.TLS == Vouched && t.url.MX && !authentic:
+			cause, c.usable = fmt.Errorf("nobody vouches for MX %s: no policy of MTA-STS, and no DNSSEC", c.Host), false
 		case !decided:
 			c.host.Security.Policy = none
 		}
@@ -67,10 +73,13 @@ func (f *Finder) secure(ctx context.Context, cands []*candidate, t target, hops 
 			left++
 		}
 	}
-	if left == 0 {
-		return temporary(7, 5, "No mail host of the domain can be reached securely", cause)
+	switch {
+	case left > 0:
+		return nil
+	case t.q.RequireTLS && !unproven:
+		return permanent(5, 7, 10, "No mail host of the domain can be reached as securely as the sender requires", cause)
 	}
-	return nil
+	return temporary(7, 5, "No mail host of the domain can be reached securely", cause)
 }
 
 // tlsaAnswer is the outcome of one TLSA lookup. Without a base none was made.
@@ -171,10 +180,11 @@ func byDANE(c *candidate, a tlsaAnswer, hops *nexthop.Hops) (decided bool, err e
 	return true, nil
 }
 
-// bySTS applies the MTA-STS policy of the domain to a candidate. The error says why
-// it may not be used.
-func bySTS(c *candidate, p *mtasts.Policy, index int, hops *nexthop.Hops) error {
+// bySTS applies the MTA-STS policy of the domain to a candidate; with strict a
+// policy under test is enforced. The error says why it may not be used.
+func bySTS(c *candidate, p *mtasts.Policy, index int, strict bool, hops *nexthop.Hops) error {
 	s := &c.host.Security
+	strict = strict || p.Mode == mtasts.Enforce
 	s.Policy = index
 	if !p.Match(c.Host) {
 		err := fmt.Errorf("MX %s is not in the MTA-STS policy of %s", c.Host, hops.Name)
@@ -183,14 +193,14 @@ func bySTS(c *candidate, p *mtasts.Policy, index int, hops *nexthop.Hops) error 
 			Domain: hops.Name, Policy: hops.Policies[index],
 			Failure: tlsrpt.ValidationFailure, MX: c.Host, Reason: "MX host is not in the policy",
 		})
-		if p.Mode == mtasts.Enforce {
+		if strict {
 			c.usable = false
 			return err
 		}
 		return nil
 	}
 	s.Names = []string{c.Host}
-	if p.Mode == mtasts.Enforce {
+	if strict {
 		s.TLS = nexthop.Verified
 	} else if s.TLS != nexthop.Verified {
 		s.Testing = true

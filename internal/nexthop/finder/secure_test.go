@@ -11,6 +11,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/dnstest"
 	"github.com/opensmtpd/opensmtpd/internal/mtasts"
 	"github.com/opensmtpd/opensmtpd/internal/nexthop"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/tlsrpt"
 )
@@ -216,6 +217,89 @@ func TestPolicyOfMTASTS(t *testing.T) {
 	_, err := f.Find(t.Context(), Query{Domain: "one.example"})
 	if e, ok := errors.AsType[*smtp.Error](err); !ok || e.Enhanced != (smtp.EnhancedCode{4, 7, 5}) {
 		t.Errorf("no MX host is in the policy: %v, want a temporary failure", err)
+	}
+}
+
+func TestActionDemandsMoreThanTheDomain(t *testing.T) {
+	t.Parallel()
+	strict := sts(t, "testing")
+	for _, tt := range []struct {
+		name, domain string
+		sts          fixed
+		tls          Demand
+		want         string // protection, or the reply of the failure
+	}{
+		{"opportunistic asks nobody", "sts.example", sts(t, "enforce"), Indifferent, "mx.sts.example opportunistic no-policy-found; other.example opportunistic no-policy-found"},
+		{"opportunistic and DANE", "allbogus.example", fixed{}, Indifferent, "bogus.example opportunistic no-policy-found"},
+		{"dane takes hosts with records only", "dane.example", fixed{}, ByDANE, "good.example dane for good.example,dane.example by 3.1.1 tlsa"},
+		{"dane without DNSSEC", "insecure.example", fixed{}, ByDANE, "451 4.7.5 No mail host of the domain can be reached securely"},
+		{"dane is not met by a policy", "sts.example", sts(t, "enforce"), ByDANE, "451 4.7.5 No mail host of the domain can be reached securely"},
+		{"sts enforces a policy under test", "sts.example", strict, Vouched, "mx.sts.example verified for mx.sts.example sts"},
+		{"sts without a policy", "sts.example", fixed{}, Vouched, "451 4.7.5 No mail host of the domain can be reached securely"},
+		{"sts takes DNSSEC for a policy", "dane.example", fixed{}, Vouched,
+			"good.example dane for good.example,dane.example by 3.1.1 tlsa; unusable.example verified for unusable.example tlsa; without.example verified for without.example no-policy-found"},
+	} {
+		f := startSecure(t, Config{DANE: true, STS: tt.sts})
+		h, err := f.Find(t.Context(), Query{Domain: tt.domain, TLS: tt.tls})
+		got := ""
+		if e, ok := errors.AsType[*smtp.Error](err); ok {
+			got = e.Reply()
+		} else if h != nil {
+			got = protection(h)
+		}
+		if got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// What a sender requires and no host has fails at once, if that is proven.
+func TestMessageThatRequiresTLS(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, domain string
+		sts          fixed
+		want         string
+	}{
+		{"nobody vouches", "sts.example", fixed{}, "550 5.7.10 No mail host of the domain can be reached as securely as the sender requires"},
+		{"policy cannot be had", "sts.example", fixed{err: errors.New("away")}, "451 4.7.5 No mail host of the domain can be reached securely"},
+		{"records cannot be had", "allbogus.example", fixed{}, "451 4.7.5 No mail host of the domain can be reached securely"},
+	} {
+		f := startSecure(t, Config{DANE: true, STS: tt.sts})
+		_, err := f.Resolve(t.Context(), Request{Options: &policy.RelayOptions{}, Domain: tt.domain, RequireTLS: true}, nil)
+		if e, ok := errors.AsType[*smtp.Error](err); !ok || e.Reply() != tt.want {
+			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		tls               string
+		require, optional bool
+		want              Demand
+	}{
+		{"", true, false, Vouched}, {"no-verify", true, true, Vouched}, {"dane", true, false, ByDANE}, {"opportunistic", true, false, Vouched},
+		{"", false, true, Indifferent}, {"required", false, true, Verify}, {"sts", false, true, Vouched}, {"", false, false, AsOffered},
+	} {
+		r := Request{Options: &policy.RelayOptions{TLS: tt.tls}, RequireTLS: tt.require, TLSOptional: tt.optional}
+		if got := r.demand(); got != tt.want {
+			t.Errorf("tls %q, required %v, optional %v: %v, want %v", tt.tls, tt.require, tt.optional, got, tt.want)
+		}
+	}
+}
+
+func TestFamilyWithoutAnAddressOfOursIsNotUsed(t *testing.T) {
+	t.Parallel()
+	f := startSecure(t, Config{Families: func() (bool, bool) { return true, false }})
+	h, err := f.Find(t.Context(), Query{Domain: "one.example"})
+	if err != nil || strings.Contains(show(h), "2001:") {
+		t.Errorf("%v, %v", show(h), err)
+	}
+	_, err = f.Find(t.Context(), Query{Domain: "six.example"})
+	if e, ok := errors.AsType[*smtp.Error](err); !ok || e.Reply() != "451 4.4.4 Address family mismatch on destination MXs" {
+		t.Errorf("%v", err)
+	}
+	f.cfg.Families = func() (bool, bool) { return false, false } // nothing is known
+	if _, err := f.Find(t.Context(), Query{Domain: "six.example"}); err != nil {
+		t.Error(err)
 	}
 }
 

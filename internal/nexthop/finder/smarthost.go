@@ -30,6 +30,9 @@ func (f *Finder) smarthosts(ctx context.Context, q Query) (*nexthop.Hops, error)
 			hops, err := f.smarthost(ctx, q, u)
 			if err != nil {
 				out.Notes = append(out.Notes, fmt.Sprintf("smarthost %s: %v", u, err))
+				if hops != nil {
+					out.Failures = append(out.Failures, hops.Failures...)
+				}
 				failed = err
 				continue
 			}
@@ -41,7 +44,10 @@ func (f *Finder) smarthosts(ctx context.Context, q Query) (*nexthop.Hops, error)
 		if failed == nil {
 			failed = temporary(3, 5, "Cannot retrieve smarthost", nil)
 		}
-		return nil, notPermanent(failed)
+		if q.RequireTLS {
+			return out, failed // the sender has asked for it
+		}
+		return out, notPermanent(failed)
 	}
 	for i, g := range out.Groups {
 		for j := range g {
@@ -93,12 +99,12 @@ func (f *Finder) smarthost(ctx context.Context, q Query, u nexthop.URL) (*nextho
 		}
 		return nil, temporary(4, 3, "Temporary failure in smarthost lookup", err)
 	}
-	if c.host, c.usable = t.host(c.Host, c.addrs.Addrs, q.Family); !c.usable {
+	if c.host, c.usable = t.host(c.Host, f.usable(c.addrs.Addrs), q.Family); !c.usable {
 		return nil, temporary(4, 4, "Address family mismatch on smarthost", nil)
 	}
 	cands := []*candidate{c}
 	if err := f.secure(ctx, cands, t, hops, c.addrs.Authentic); err != nil {
-		return nil, err
+		return &nexthop.Hops{Failures: hops.Failures, Notes: hops.Notes}, err
 	}
 	hops.Groups = group(cands)
 	return hops, nil

@@ -12,24 +12,29 @@ type target struct {
 	url  nexthop.URL
 	tls  nexthop.TLS // before DANE and MTA-STS
 	dane bool        // TLSA records decide
+	sts  bool        // a policy decides where they do not
+	q    *Query
 }
 
 // newTarget joins what the URL and the action say. The action wins over the URL,
 // but no TLS can be had where the URL excludes it.
 func newTarget(u nexthop.URL, q Query) (target, error) {
-	t := target{url: u, tls: u.TLS}
+	t := target{url: u, tls: u.TLS, sts: u.MX, q: &q}
+	// An operator who writes a URL that asks for a certificate of a known authority
+	// is taken by the word. "tls" on an action is met by DANE as well.
+	t.dane = !u.Addr.IsValid() && !u.Implicit && u.TLS == nexthop.Opportunistic
 	switch {
 	case q.TLS == AsOffered:
+	case q.TLS == Indifferent:
+		t.dane, t.sts = false, false
 	case u.TLS == nexthop.Never:
 		return target{}, temporary(7, 5, "TLS required for relaying", nil)
 	case q.TLS == NoVerify:
 		t.tls = nexthop.Encrypted
 	default:
 		t.tls = nexthop.Verified
+		t.dane = t.dane || q.TLS == ByDANE && !u.Addr.IsValid()
 	}
-	// An operator who writes a URL that asks for a certificate of a known authority
-	// is taken by the word. "tls" on an action is met by DANE as well.
-	t.dane = !u.Addr.IsValid() && !u.Implicit && u.TLS == nexthop.Opportunistic
 	return t, nil
 }
 

@@ -212,6 +212,10 @@ func limitsOf(l *proto.RouteLimits) relay.Limits {
 		out.Family = relay.Inet4Only
 	case "inet6":
 		out.Family = relay.Inet6Only
+	case "prefer-inet4":
+		out.Family = relay.PreferInet4
+	case "prefer-inet6":
+		out.Family = relay.PreferInet6
 	}
 	counts := map[string]*int{
 		"max-conn-per-host": &out.MaxConnPerHost, "max-conn-per-route": &out.MaxConnPerRoute,

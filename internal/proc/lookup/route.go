@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/nexthop"
+	"github.com/opensmtpd/opensmtpd/internal/nexthop/finder"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -16,9 +18,9 @@ import (
 
 // Finder finds next hops.
 type Finder interface {
-	// Resolve returns where mail for a domain goes under a relay action. Its errors
-	// are *smtp.Errors.
-	Resolve(ctx context.Context, o *policy.RelayOptions, family nexthop.Family, domain string, tables func(string) table.Table) (*nexthop.Hops, error)
+	// Resolve returns where mail for a domain goes. Its errors are *smtp.Errors;
+	// beside one the Hops may be nil, and have Failures and Notes only.
+	Resolve(ctx context.Context, r finder.Request, tables func(name string) table.Table) (*nexthop.Hops, error)
 }
 
 // maxSources bounds the source addresses of one action.
@@ -38,12 +40,16 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 		options = a.Relay
 	}
 	limits := g.limits(req.Domain)
-	hops, err := g.finder.Resolve(ctx, options, familyOf(limits.Family), req.Domain, g.expander.Tables)
+	family := finder.FamilyOf(options, familyOf(limits.Family))
+	limits.Family = familyWord(family)
+	hops, err := g.finder.Resolve(ctx, finder.Request{Options: options, Family: family, Domain: req.Domain}, g.expander.Tables)
+	if hops != nil {
+		for _, note := range hops.Notes {
+			l.p.Log.Tracef("lookup", "route to %s: %s", req.Domain, note)
+		}
+	}
 	if err != nil {
 		return proto.RouteReply{}, proto.Refuse(err)
-	}
-	for _, note := range hops.Notes {
-		l.p.Log.Tracef("lookup", "route to %s: %s", req.Domain, note)
 	}
 	r := proto.RouteReply{
 		Name: hops.Name, Fixed: options.Host != "" || options.Domain != "", AnyDomain: options.Host != "",
@@ -164,12 +170,13 @@ func (g *generation) limits(domain string) proto.RouteLimits {
 	return g.defaultLimits
 }
 
-func familyOf(word string) nexthop.Family {
-	switch word {
-	case "inet4":
-		return nexthop.Only4
-	case "inet6":
-		return nexthop.Only6
-	}
-	return nexthop.AnyFamily
+// familyWords are families as RouteLimits has them.
+var familyWords = [...]string{
+	nexthop.AnyFamily: "", nexthop.Only4: "inet4", nexthop.Only6: "inet6", nexthop.Prefer4: "prefer-inet4", nexthop.Prefer6: "prefer-inet6",
 }
+
+func familyOf(word string) nexthop.Family {
+	return nexthop.Family(max(0, slices.Index(familyWords[:], word)))
+}
+
+func familyWord(f nexthop.Family) string { return familyWords[f] }
