@@ -29,19 +29,21 @@ const (
 // the parent hands it to syslog or standard error.
 //
 // Lines are written by a goroutine that runs while there are any: one write takes
-// all that have come together meanwhile. Up to maxPending bytes wait for it, beyond
-// that their writers do. What is critical is written before Critf returns.
+// all that have come together within gather, or longer when the write before took
+// longer. Up to maxPending bytes wait for it, beyond that their writers do. What is
+// critical is written before Critf returns.
 type Log struct {
 	w      io.Writer
 	prefix bool // write the severity
 	json   bool
 	role   proto.Role
 
-	mu      sync.Mutex // guards what follows
-	room    sync.Cond  // some lines were written
-	pending []byte     // lines to be written
-	spare   []byte     // the buffer that was written last
-	writing bool       // the goroutine runs
+	mu      sync.Mutex    // guards what follows
+	room    sync.Cond     // some lines were written
+	pending []byte        // lines to be written
+	spare   []byte        // the buffer that was written last
+	writing bool          // the goroutine runs
+	hurry   chan struct{} // closed when what is pending may wait no longer
 
 	debug atomic.Bool
 	trace atomic.Pointer[[]string]
@@ -78,13 +80,19 @@ func (l *Log) Tracing(subsystem string) bool {
 // WriteLine writes one finished line, of maillog's making, at level info.
 func (l *Log) WriteLine(line []byte) { l.write(Info, line) }
 
-// maxPending bounds the lines that wait to be written, in bytes.
-const maxPending = 1 << 20
+const (
+	// maxPending bounds the lines that wait to be written, in bytes.
+	maxPending = 1 << 20
+	// gather is how long a line may wait for others. Each write wakes the process
+	// that reads it, which under load costs more than the line.
+	gather = 5 * time.Millisecond
+)
 
 func (l *Log) write(level Level, line []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.pending) > maxPending {
+		l.rush()
 		l.room.Wait()
 	}
 	if l.prefix {
@@ -103,21 +111,31 @@ func (l *Log) write(level Level, line []byte) {
 	}
 	l.pending = append(l.pending, '\n')
 	if !l.writing {
-		l.writing = true
+		l.writing, l.hurry = true, make(chan struct{})
 		go l.drain()
 	}
 }
 
 // drain writes until nothing is pending.
 func (l *Log) drain() {
+	timer := time.NewTimer(gather)
+	defer timer.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.pending) > 0 {
+		hurry := l.hurry
+		l.mu.Unlock()
+		select {
+		case <-timer.C:
+		case <-hurry:
+		}
+		l.mu.Lock()
 		lines := l.pending
-		l.pending = l.spare[:0]
+		l.pending, l.hurry = l.spare[:0], make(chan struct{})
 		l.mu.Unlock()
 		// A log that cannot be written must not stop mail.
 		_, _ = l.w.Write(lines)
+		timer.Reset(gather)
 		l.mu.Lock()
 		l.spare = lines
 		l.room.Broadcast()
@@ -131,7 +149,17 @@ func (l *Log) Flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.writing {
+		l.rush()
 		l.room.Wait()
+	}
+}
+
+// rush ends the wait for more lines. l.mu is held.
+func (l *Log) rush() {
+	select {
+	case <-l.hurry:
+	default:
+		close(l.hurry)
 	}
 }
 
