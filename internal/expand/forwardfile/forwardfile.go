@@ -50,6 +50,9 @@ func Read(home string, uid int) (content []byte, found bool, err error) {
 	if !filepath.IsAbs(home) {
 		return nil, false, permanent(home, ErrHome)
 	}
+	if none, err := absent(home); none || err != nil {
+		return nil, false, err
+	}
 	root, err := os.OpenRoot(home)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
@@ -81,6 +84,24 @@ func Read(home string, uid int) (content []byte, found bool, err error) {
 	}
 	content, err = read(root, path, before, uid)
 	return content, err == nil, err
+}
+
+// absent tells with two calls of the system what holds for most users: that there
+// is no .forward. Nothing that it finds is relied on for reading one.
+func absent(home string) (bool, error) {
+	if _, err := os.Lstat(filepath.Join(home, name)); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	dir, err := os.Stat(home)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil || !dir.IsDir():
+		return false, nil
+	case dir.Mode()&fs.ModeSticky != 0:
+		return false, temporary(home, ErrSticky)
+	}
+	return true, nil
 }
 
 // read opens the file that was found, makes sure that it is that one, and reads it.
