@@ -29,6 +29,8 @@ const (
 	maxOneWay = 256
 	// keepScratch is how large an encoding buffer may be to be kept, in bytes.
 	keepScratch = 1 << 20
+	// maxIdle bounds the goroutines that wait for requests to handle.
+	maxIdle = 64
 )
 
 // Conn is one end of a connection between two processes. Its methods, and calls
@@ -46,6 +48,8 @@ type Conn struct {
 	out      outbox
 	done     chan struct{} // closed when err is set
 	handling sync.WaitGroup
+	work     chan work    // to handlers that wait for more
+	idle     atomic.Int64 // handlers that wait
 
 	mu       sync.Mutex
 	nextID   uint64             // guarded by mu, like the rest
@@ -113,6 +117,7 @@ func newConn(t transport, mux *Mux, o Options) *Conn {
 	c := &Conn{
 		t: t, mux: mux, o: o,
 		done:    make(chan struct{}),
+		work:    make(chan work),
 		calls:   map[uint64]*call{},
 		flights: map[uint64]*flight{},
 	}
@@ -375,6 +380,31 @@ func (c *Conn) send(method uint16, limit int, p *plan, req reflect.Value) error 
 }
 
 // handle runs the handler of one request and sends its reply.
+// work is a request on its way to the goroutine that handles it.
+type work struct {
+	ctx context.Context
+	f   *flight
+	m   message
+}
+
+// handleAll handles a request, and then those that come while it waits for more:
+// until the Conn ends, or at once when enough others wait.
+func (c *Conn) handleAll(w work) {
+	for {
+		c.handle(w.ctx, w.f, w.m)
+		if c.idle.Add(1) > maxIdle {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case w = <-c.work:
+			c.idle.Add(-1)
+		case <-c.done:
+			return
+		}
+	}
+}
+
 func (c *Conn) handle(ctx context.Context, f *flight, m message) {
 	defer c.handling.Done()
 	rep, out, err := m.e.run(ctx, m.req, m.files)

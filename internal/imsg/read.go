@@ -232,7 +232,12 @@ func (r *reader) startHandler(m message) error {
 	}
 	c.active.Add(1)
 	c.handling.Add(1)
-	go c.handle(ctx, f, m) // Serve waits for it
+	w := work{ctx, f, m}
+	select {
+	case c.work <- w: // a goroutine whose stack has grown already
+	default:
+		go c.handleAll(w) // Serve waits for it
+	}
 	return nil
 }
 
