@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -52,7 +51,7 @@ func commands() []command {
 		{"pause envelope all", "", manage("pause", "paused")},
 		{"pause mda", "stop local deliveries", hold("mda", true)},
 		{"pause mta", "stop relaying", hold("mta", true)},
-		{"pause mta from ADDRESS for DOMAIN", "", unavailable},
+		{"pause mta from ADDRESS for DOMAIN", "stop relaying from an address to a domain", pauseRoute("pause")},
 		{"pause smtp", "stop accepting connections", holdSMTP(true)},
 		{"reload", "read the configuration again", reload},
 		{"remove TARGET", "delete without telling the sender", manage("remove", "removed")},
@@ -61,20 +60,20 @@ func commands() []command {
 		{"resume envelope all", "", manage("resume", "resumed")},
 		{"resume mda", "", hold("mda", false)},
 		{"resume mta", "", hold("mta", false)},
-		{"resume mta from ADDRESS for DOMAIN", "", unavailable},
-		{"resume route NUMBER", "", unavailable},
+		{"resume mta from ADDRESS for DOMAIN", "", pauseRoute("resume")},
+		{"resume route NUMBER", "use a disabled route again", resumeRoute},
 		{"resume smtp", "", holdSMTP(false)},
 		{"schedule TARGET", "try to deliver now", manage("schedule", "scheduled")},
 		{"schedule all", "", manage("schedule", "scheduled")},
 		{"show envelope EVPID", "print an envelope", showEnvelope},
-		{"show hosts", "", unavailable},
-		{"show hoststats", "", unavailable},
+		{"show hosts", "list remote addresses", showRelaying("hosts")},
+		{"show hoststats", "list the last word of each domain", showRelaying("hoststats")},
 		{"show message TARGET", "print a message", showMessage},
-		{"show mta paused", "", unavailable},
+		{"show mta paused", "list what pause mta from stopped", showRelaying("paused")},
 		{"show queue", "list the queue", showQueue},
 		{"show queue MSGID", "list the envelopes of a message", showQueue},
-		{"show relays", "", unavailable},
-		{"show routes", "", unavailable},
+		{"show relays", "list next hops with mail", showRelaying("relays")},
+		{"show routes", "list ways to remote addresses", showRelaying("routes")},
 		{"show stats", "print counters", showStats},
 		{"show status", "tell what runs and what is paused", showStatus},
 		{"stop", "end the service", stop},
@@ -173,11 +172,6 @@ func help(_ context.Context, p *program, _ []string) error {
 		}
 	}
 	return nil
-}
-
-// unavailable answers commands about relaying that this version has not.
-func unavailable(context.Context, *program, []string) error {
-	return &localError{errors.New("not available in this version")}
 }
 
 // Digits of the ids of envelopes and messages.

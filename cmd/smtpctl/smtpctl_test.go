@@ -158,6 +158,13 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 		{"trace rules", "parent.status{}|parent.set-verbose{Debug:false Trace:[smtp rules]}", "command succeeded\n"},
 		{"untrace smtp", "parent.status{}|parent.set-verbose{Debug:false Trace:[]}", "command succeeded\n"},
 		{"show envelope 0123456789abcdef", "queue.show{ID:0123456789abcdef Body:false}", "version: 4\n"},
+		{"pause mta from 192.0.2.1 for D.test", "dispatcher.relay-admin{Verb:pause Source:192.0.2.1 Domain:D.test Route:0}", "command succeeded\n"},
+		{"resume mta from [IPv6:2001:db8::1] for *", "dispatcher.relay-admin{Verb:resume Source:2001:db8::1 Domain: Route:0}", "command succeeded\n"},
+		{"pause mta from * for d.test", "dispatcher.relay-admin{Verb:pause Source:invalid IP Domain:d.test Route:0}", "command succeeded\n"},
+		{"resume route 7", "dispatcher.relay-admin{Verb:resume-route Source:invalid IP Domain: Route:7}", "command succeeded\n"},
+		{"show relays", "dispatcher.relay-list{What:relays JSON:false From:0}|dispatcher.relay-list{What:relays JSON:false From:1}", "one\ntwo\n"},
+		{"show mta paused", "dispatcher.relay-list{What:paused JSON:false From:0}|dispatcher.relay-list{What:paused JSON:false From:1}", "one\ntwo\n"},
+		{"show hosts -j", "dispatcher.relay-list{What:hosts JSON:true From:0}|dispatcher.relay-list{What:hosts JSON:true From:1}", "one\ntwo\n"},
 		{"show message deadbeef", "queue.show{ID:deadbeef00000000 Body:true}", "version: 4\n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -171,6 +178,13 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 			answer(d, proto.SetVerbose, ok)
 			answer(d, proto.Reload, func(proto.Empty) (proto.ReloadReply, error) { return proto.ReloadReply{}, nil })
 			answer(d, proto.Manage, func(proto.ManageRequest) (proto.CountReply, error) { return proto.CountReply{Count: 2}, nil })
+			answer(d, proto.RelayAdmin, ok)
+			answer(d, proto.RelayList, func(req proto.RelayListRequest) (proto.RelayListReply, error) {
+				if req.From == 0 {
+					return proto.RelayListReply{Lines: []string{"one"}, Next: 1}, nil
+				}
+				return proto.RelayListReply{Lines: []string{"two"}}, nil
+			})
 			answer(d, proto.Show, func(proto.ShowRequest) (proto.ShowReply, error) {
 				return proto.ShowReply{Text: []byte("version: 4\n")}, nil
 			})
@@ -229,7 +243,7 @@ func TestFailuresAreTold(t *testing.T) {
 		{dir, "pause mda", result{1, "command failed: mda is already paused\n", ""}},
 		{dir, "stop", result{1, "", "smtpctl: need root privileges\n"}},
 		{dir, "reload", result{1, "command failed: the configuration in force is unchanged\n", "smtpd.conf:1: no  such word\nsmtpd.conf:2: bad\n"}},
-		{dir, "show routes", result{1, "", "smtpctl: not available in this version\n"}},
+		{dir, "pause mta from nowhere for d.test", result{1, "", "smtpctl: \"nowhere\" is no address, nor \"*\" for all\n"}},
 		{t.TempDir(), "show queue", result{1, "", "smtpctl: smtpd doesn't seem to be running\n"}},
 	} {
 		if got := run(t, tt.dir, "", "smtpctl", strings.Fields(tt.args)...); got != tt.want {

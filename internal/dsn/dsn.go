@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -46,6 +47,7 @@ type Recipient struct {
 	Status         smtp.EnhancedCode // zero: undefined status of the action's class
 	RemoteMTA      string            // host that gave the answer; may be empty
 	Diagnostic     string            // its words, or those of the local agent; may be empty
+	Expired        bool              // given up for its age; Diagnostic is of the last attempt
 	LastAttempt    time.Time         // zero: unknown
 	WillRetryUntil time.Time         // of a delay; zero: not said
 }
@@ -115,12 +117,75 @@ func Compose(r *Report) (Message, error) {
 func FromEnvelope(e *envelope.Envelope, a Action) Recipient {
 	r := Recipient{
 		Rcpt: e.Rcpt, OrigRcpt: e.OrigRcpt, Action: a,
-		Status: e.Status, Diagnostic: e.ErrorLine, LastAttempt: e.LastTry,
+		Status: e.Status, LastAttempt: e.LastTry, RemoteMTA: remoteMTA(e.Relay),
 	}
+	r.Expired, r.Diagnostic = cutExpired(e.ErrorLine)
 	if a == Delayed {
 		r.WillRetryUntil = e.Expires()
 	}
 	return r
+}
+
+// reason returns the outcome in words for people.
+func (r *Recipient) reason() string {
+	why := strings.TrimSpace(clip(r.Diagnostic))
+	switch {
+	case why == "" && r.Expired:
+		return expired
+	case why == "":
+		why = string(r.Action)
+		if s := r.Status.String(); s != "" {
+			why += " (" + s + ")"
+		}
+	}
+	switch {
+	case r.RemoteMTA != "" && isReply(why):
+		why = r.RemoteMTA + " said: " + why
+	case r.RemoteMTA != "":
+		why = r.RemoteMTA + ": " + why
+	}
+	if r.Expired {
+		return Expired(why)
+	}
+	return why
+}
+
+// expired is why an envelope is given up whose time is over; the outcome of the last
+// attempt may follow.
+const (
+	expired      = "Envelope expired"
+	expiredAfter = expired + "; the last attempt ended with: "
+)
+
+// Expired returns the error line of an envelope whose time is over, from the one of
+// its last attempt, which may be empty.
+func Expired(last string) string {
+	if last == "" {
+		return expired
+	}
+	return expiredAfter + last
+}
+
+// cutExpired undoes Expired.
+func cutExpired(line string) (bool, string) {
+	if line == expired {
+		return true, ""
+	}
+	last, ok := strings.CutPrefix(line, expiredAfter)
+	return ok, last
+}
+
+// remoteMTA returns the name in "ADDR (NAME)" as logs have a host, or the address
+// itself in brackets; nothing where no host was reached.
+func remoteMTA(relay string) string {
+	addr, name, named := strings.Cut(relay, " (")
+	if _, err := netip.ParseAddr(addr); err != nil {
+		return ""
+	}
+	if named {
+		return strings.TrimSuffix(name, ")")
+	}
+	return "[" + addr + "]"
 }
 
 // composer writes one notification.
@@ -294,16 +359,7 @@ func byReason(rs []Recipient) []reason {
 	seen := map[[2]string]bool{}
 	for i := range rs {
 		r := &rs[i]
-		why := strings.TrimSpace(clip(r.Diagnostic))
-		if why == "" {
-			why = string(r.Action)
-			if s := r.Status.String(); s != "" {
-				why += " (" + s + ")"
-			}
-		}
-		if r.RemoteMTA != "" {
-			why = r.RemoteMTA + " said: " + why
-		}
+		why := r.reason()
 		k, ok := place[why]
 		if !ok {
 			k = len(groups)

@@ -76,10 +76,15 @@ func status(r *Recipient) smtp.EnhancedCode {
 	return s
 }
 
-// diagnosticType tells replies from the words of local agents: the former begin
-// with a reply code.
+// isReply tells replies from the words of local agents: the former begin with a
+// reply code.
+func isReply(d string) bool {
+	return len(d) >= 3 && (d[0] >= '2' && d[0] <= '5') && isDigit(d[1]) && isDigit(d[2]) && (len(d) == 3 || d[3] == ' ' || d[3] == '-')
+}
+
+// diagnosticType returns the type of a diagnostic text (RFC 3464 section 2.3.6).
 func diagnosticType(d string) string {
-	if len(d) >= 3 && (d[0] >= '2' && d[0] <= '5') && isDigit(d[1]) && isDigit(d[2]) && (len(d) == 3 || d[3] == ' ' || d[3] == '-') {
+	if isReply(d) {
 		return "smtp"
 	}
 	return "x-unix"

@@ -132,6 +132,7 @@ type Envelope struct {
 	Retry      uint32    // temporary failures so far
 	Status     smtp.EnhancedCode
 	ErrorLine  string // the last failure in the peer's or agent's words
+	Relay      string // host of the last attempt to relay it, as logs have it: "ADDR (NAME)", or the domain when none was reached
 	Held       string // which host, rule or limit held it back, for the operator; may be empty
 }
 

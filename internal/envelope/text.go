@@ -31,11 +31,12 @@ import (
 //	retry: 1
 //	status: 4.4.2
 //	errorline: 421 4.4.2 try later
+//	relay: 198.51.100.9 (mx.example.com)
 //	ctime: 1790000000
 //
 // A null path is "@". ctime is always there and always last, so that a text cut
 // short is noticed. Version 3, as OpenSMTPD 7 writes it, is read too: it has
-// esc-class and esc-code in place of status, knows neither next-try nor held, and
+// esc-class and esc-code in place of status, knows no next-try, relay and held, and
 // its mda-exec is a command without the leading bar.
 
 // MaxText is the size of the largest text form, in bytes.
@@ -109,6 +110,7 @@ func (e *Envelope) Append(dst []byte) ([]byte, error) {
 	w.number("retry", int64(e.Retry), 1<<32-1)
 	w.status(e.Status)
 	w.text("errorline", e.ErrorLine)
+	w.text("relay", e.Relay)
 	w.text("held", e.Held)
 	if e.Created.IsZero() {
 		w.b = append(w.b, "ctime: 0\n"...)
@@ -387,6 +389,7 @@ var keys = [...]struct {
 	{"esc-class", false, func(p *parser, v string) bool { return number(v, 5, &p.escClass) }},
 	{"esc-code", false, func(p *parser, v string) bool { return number(v, 99, &p.escCode) }},
 	{"errorline", false, func(p *parser, v string) bool { p.e.ErrorLine = v; return true }},
+	{"relay", false, func(p *parser, v string) bool { p.e.Relay = v; return true }},
 	{"held", false, func(p *parser, v string) bool { p.e.Held = v; return true }},
 	{"ctime", true, func(p *parser, v string) bool { return instant(v, &p.e.Created) }},
 }

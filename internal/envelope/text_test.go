@@ -23,7 +23,8 @@ func full() *Envelope {
 		BounceType: BounceDelayed, BounceDelay: 4 * time.Hour, BounceTTL: 96 * time.Hour,
 		Created: time.Unix(1790000000, 0).UTC(), TTL: 96 * time.Hour, LastTry: time.Unix(1790000100, 0).UTC(),
 		NextTry: time.Unix(1790000500, 0).UTC(), LastBounce: time.Unix(1790000200, 0).UTC(), Retry: 3,
-		Status: smtp.EnhancedCode{4, 4, 10}, ErrorLine: "451 4.4.10 later: please", Held: "host mx.example.com",
+		Status: smtp.EnhancedCode{4, 4, 10}, ErrorLine: "451 4.4.10 later: please",
+		Relay: "192.0.2.9 (mx.example.com)", Held: "host mx.example.com",
 	}
 }
 

@@ -174,10 +174,43 @@ func (f *fields) relayEvent(ev report.Event) bool {
 		f.session(e.Session, "mta", "disconnected")
 		f.reason(e.Reason)
 		f.number("messages", int64(e.Messages))
+	case report.RelayRoute:
+		f.route(&e)
 	default:
 		return false
 	}
 	return true
+}
+
+// route writes that a route was taken out of use, or put back.
+func (f *fields) route(e *report.RelayRoute) {
+	switch {
+	case f.json:
+		f.quoted("event", "mta route")
+		f.quoted("source", e.Source)
+		f.quoted("relay", e.Relay)
+		f.duration("disabled", e.Disabled)
+		f.optional("reason", e.Reason, true)
+		return
+	case e.Disabled > 0:
+		f.b = append(f.b, "smtp-out: Disabling route "...)
+	default:
+		f.b = append(f.b, "smtp-out: Enabling route "...)
+	}
+	f.b = appendSafe(f.b, e.Source+" <-> "+e.Relay, false)
+	if e.Disabled > 0 {
+		f.b = append(f.b, " for "...)
+		f.b = AppendDuration(f.b, e.Disabled)
+	}
+	switch {
+	case e.Reason == "":
+		return
+	case e.Disabled > 0:
+		f.b = append(f.b, ": "...)
+	default:
+		f.b = append(f.b, ' ')
+	}
+	f.b = appendSafe(f.b, e.Reason, false)
 }
 
 // delivery writes a delivery line. The two forms differ in their quotes: a relay
@@ -218,7 +251,7 @@ func (f *fields) delivery(e *report.Delivery) {
 	if e.Result == report.TempFail && !e.Next.IsZero() {
 		f.time("next", e.Next)
 	}
-	if f.json {
+	if e.Result == report.TempFail {
 		f.optional("held", v.Held, true)
 	}
 }

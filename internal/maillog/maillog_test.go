@@ -62,6 +62,9 @@ func events() []report.Event {
 		report.RelayDisconnected{Session: sid, Reason: "quit", Messages: 3},
 		report.Delivery{Session: sid, Envelope: env(envelope.MTA, ann, bob, bob), Relay: "192.0.2.2 (mx.b.example)", Delay: 3 * time.Second, Result: report.OK, Stat: "250 2.0.0 queued as 1"},
 		report.Delivery{Session: sid, Envelope: env(envelope.MTA, "@", bob, "old@b.example"), Source: "198.51.100.1", Relay: "b.example", Delay: 93784 * time.Second, Result: report.TempFail, Stat: "451 4.7.1 \"later\"", Next: next},
+		report.Delivery{Session: sid, Envelope: held(env(envelope.MTA, ann, bob, bob)), Relay: "192.0.2.2 (mx.b.example)", Delay: time.Second, Result: report.TempFail, Stat: "Connection timeout", Next: next},
+		report.RelayRoute{Source: "-", Relay: "192.0.2.2 (mx.b.example)", Disabled: time.Minute, Reason: "Connection timeout"},
+		report.RelayRoute{Source: "198.51.100.1", Relay: "192.0.2.2 (mx.b.example)", Reason: "per admin request"},
 		report.Delivery{Session: sid, Envelope: env(envelope.MDA, ann, bob, bob), Delay: 0, Result: report.OK, Stat: "Delivered"},
 		report.Delivery{Session: sid, Envelope: env(envelope.MDA, ann, bob, "old@b.example"), Delay: time.Hour, Result: report.TempFail, Stat: `Error (temporary failure: "disk full")`, Next: next},
 		report.Delivery{Session: sid, Envelope: env(envelope.MDA, ann, bob, bob), Delay: time.Minute, Result: report.PermFail, Stat: report.LoopDetected},
@@ -75,6 +78,12 @@ func events() []report.Event {
 		report.Envelope{Session: sid, ID: 1, From: path("a> to=<b@a.example"), To: path("ü\u202e@b.example")},
 		report.FailedCommand{Session: sid, Command: strings.Repeat("ä", 2000), Result: "500 5.0.0 Line too long"},
 	}
+}
+
+// held says what held an envelope back.
+func held(e *envelope.Envelope) *envelope.Envelope {
+	e.Held = "route - <-> 192.0.2.2 (mx.b.example) disabled until 2026-09-20T10:13:20Z"
+	return e
 }
 
 // capture is a LineWriter that keeps the lines.

@@ -23,8 +23,8 @@ var (
 	OpenMessage = imsg.Method[MsgRequest, OpenReply]{ID: 0x0207, Name: "queue.open-message", MaxSize: envelope.InlineMax + 4096, MaxRequest: 4096}
 	// Route returns the way to a domain. Served by lookup.
 	Route = imsg.Method[RouteRequest, RouteReply]{ID: 0x030a, Name: "lookup.route", MaxSize: 1 << 20}
-	// RelayList lists what relaying is doing, a line each; RelayAdmin changes it.
-	// Served by the dispatcher.
+	// RelayList lists what relaying is doing, a page of lines at a time; RelayAdmin
+	// changes it. Served by the dispatcher.
 	RelayList  = imsg.Method[RelayListRequest, RelayListReply]{ID: 0x0604, Name: "dispatcher.relay-list", MaxSize: 8 << 20, MaxRequest: 4096}
 	RelayAdmin = imsg.Method[RelayAdminRequest, Empty]{ID: 0x0605, Name: "dispatcher.relay-admin"}
 )
@@ -41,7 +41,6 @@ type RelayReply struct {
 	Relay      string // host, as logs have it
 	Source     string // local address
 	Session    uint64
-	Remote     string // name of the host, for reports
 	DSN        bool   // the host reports success itself
 	Held       string // which host, route or limit held it back
 	RetryAfter time.Duration
@@ -142,16 +141,24 @@ type RouteLimits struct {
 	Values []int64
 }
 
-// RelayListRequest names what to list: relays, routes, hosts, hoststats, paused.
-type RelayListRequest struct{ What string }
+// RelayListRequest names what to list: relays, routes, hosts, hoststats, paused;
+// as JSON, an object a line, or as text. From is the first line wanted.
+type RelayListRequest struct {
+	What string
+	JSON bool
+	From int
+}
 
-// RelayListReply holds a line each.
-type RelayListReply struct{ Lines []string }
+// RelayListReply is a page; Next is zero at the end.
+type RelayListReply struct {
+	Lines []string
+	Next  int
+}
 
 // RelayAdminRequest pauses or resumes a source and domain, or resumes a route.
 type RelayAdminRequest struct {
-	Verb   string // pause, resume, resume-route
-	Source netip.Addr
-	Domain string
+	Verb   string     // pause, resume, resume-route
+	Source netip.Addr // invalid: all
+	Domain string     // empty: all
 	Route  uint64
 }

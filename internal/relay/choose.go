@@ -328,14 +328,7 @@ func (e *Relayer) linkLimit(r *relay, l *link, now time.Time) (at time.Time, why
 	return time.Time{}, ""
 }
 
-// String returns "source <-> address (name)".
+// String returns "source <-> address (name)"; see hostText.
 func (l *link) String() string {
-	return sourceName(l.key.src) + " <-> " + l.key.dst.Addr().String() + " (" + l.name + ")"
-}
-
-func sourceName(a netip.Addr) string {
-	if !a.IsValid() {
-		return "-"
-	}
-	return a.String()
+	return sourceName(l.key.src) + " <-> " + hostText(l.key.dst.Addr(), l.name)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
@@ -48,11 +49,7 @@ func (d *NetDialer) Dial(ctx context.Context, t *Target) (Session, error) {
 	}
 	conn, err := connect(ctx, t)
 	if err != nil {
-		text := "Connection failed"
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-			text = "Connection timeout"
-		}
-		return nil, &DialError{Stage: Connect, Text: text, Err: err}
+		return nil, connectError(err)
 	}
 	s := &netSession{c: client.New(conn, cfg)}
 	if a, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
@@ -73,6 +70,18 @@ func connectTCP(ctx context.Context, t *Target) (net.Conn, error) {
 		nd.LocalAddr = &net.TCPAddr{IP: t.Source.AsSlice(), Zone: t.Source.Zone()}
 	}
 	return nd.DialContext(ctx, "tcp", t.Addr.String())
+}
+
+// connectError tells why there is no connection, in words that may be told to the
+// sender: those of the system, where it has some.
+func connectError(err error) *DialError {
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return &DialError{Stage: Connect, Text: "Connection timeout"}
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return &DialError{Stage: Connect, Text: "Connection failed: " + e.Error()}
+	}
+	return &DialError{Stage: Connect, Text: "Connection failed", Err: err}
 }
 
 // config translates a target.

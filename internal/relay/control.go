@@ -73,7 +73,7 @@ func (e *Relayer) Resume(source netip.Addr, domain string) bool {
 	return true
 }
 
-// Paused lists what Pause made, in no order.
+// Paused lists what Pause made, in order.
 func (e *Relayer) Paused() []Block {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -81,6 +81,7 @@ func (e *Relayer) Paused() []Block {
 	for b := range e.paused {
 		out = append(out, b)
 	}
+	slices.SortFunc(out, func(a, b Block) int { return cmp.Or(a.Source.Compare(b.Source), strings.Compare(a.Domain, b.Domain)) })
 	return out
 }
 
@@ -129,7 +130,7 @@ func (e *Relayer) DisableRoute(id uint64, d time.Duration) bool {
 
 // event tells of a route that was disabled for d, or enabled.
 func (l *link) event(d time.Duration, reason string) report.RelayRoute {
-	return report.RelayRoute{Source: sourceName(l.key.src), Address: l.key.dst.Addr().String(), Host: l.name, Disabled: d, Reason: reason}
+	return report.RelayRoute{Source: sourceName(l.key.src), Relay: hostText(l.key.dst.Addr(), l.name), Disabled: d, Reason: reason}
 }
 
 // Counts returns what is going on.
@@ -142,6 +143,11 @@ func (e *Relayer) Counts() Counts {
 	}
 	for _, r := range e.relays {
 		c.Messages += len(r.tasks.all)
+		for t := range r.conns {
+			if !t.sending.IsZero() {
+				c.Transactions++
+			}
+		}
 		c.Connectors += len(r.connectors)
 	}
 	return c
@@ -155,7 +161,7 @@ func (e *Relayer) Relays() []RelayInfo {
 	for _, r := range e.relays {
 		i := RelayInfo{
 			ID: r.id, Name: r.name, Domain: r.domain, Messages: len(r.tasks.all), Envelopes: r.tasks.waiting, Sessions: len(r.conns),
-			Idle: len(r.parked), Window: r.maxWindow(), Held: r.held, Why: r.why,
+			Idle: len(r.parked), Window: r.maxWindow(), Held: r.held, Why: r.why, LastConn: r.last, Next: r.alarm,
 		}
 		if r.failed != nil {
 			i.LastError = r.failed.text
@@ -175,18 +181,51 @@ func (e *Relayer) Routes() []RouteInfo {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	idle := map[*link]int{}
+	for p := e.idle.Front(); p != nil; p = p.Next() {
+		idle[p.Value.(*conn).link]++
+	}
 	out := make([]RouteInfo, 0, len(e.links))
 	for k, l := range e.links {
 		i := RouteInfo{
-			ID: l.id, Source: k.src, Addr: k.dst, Host: l.name, New: !l.proven, Sessions: l.conns, Errors: l.errors, Penalty: l.n,
-			Spacing: l.spacing,
+			ID: l.id, Source: k.src, Addr: k.dst, Host: l.name, New: !l.proven, Sessions: l.conns, Idle: idle[l], Errors: l.errors,
+			Penalty: l.n, Spacing: l.spacing,
 		}
-		if l.active(now) {
-			i.Disabled, i.Until = true, l.until
+		for n, p := range e.penalties(l) {
+			if !p.active(now) {
+				continue
+			}
+			if n == 0 {
+				i.Disabled = true
+			} else {
+				i.DisabledFor++
+			}
+			if p.until.After(i.Until) {
+				i.Until = p.until
+				if p.failed != nil {
+					i.LastError = p.failed.text
+				}
+			}
+		}
+		for _, at := range []time.Time{l.pause, l.next} {
+			if at.After(now) && at.After(i.Next) {
+				i.Next = at
+			}
 		}
 		out = append(out, i)
 	}
 	slices.SortFunc(out, func(a, b RouteInfo) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// penalties returns the accounts of a route: for all, and those of single relays.
+func (e *Relayer) penalties(l *link) []*penalty {
+	out := []*penalty{&l.penalty}
+	for _, r := range e.relays {
+		if p := r.bad[l.key]; p != nil {
+			out = append(out, p)
+		}
+	}
 	return out
 }
 
@@ -255,6 +294,7 @@ type Counts struct {
 	Pending                                     int // envelopes waiting, for a route too
 	Running                                     int // envelopes in transactions
 	Messages                                    int // tasks, waiting and running
+	Transactions                                int // that run
 	Sessions                                    int // connections, idle and opening ones included
 	Idle                                        int
 	Lookups                                     int // routes being looked up
@@ -263,61 +303,67 @@ type Counts struct {
 
 // Block is what Pause made.
 type Block struct {
-	Source netip.Addr // invalid: all
-	Domain string     // empty: all
+	Source netip.Addr `json:"source"` // invalid: all
+	Domain string     `json:"domain"` // empty: all
 }
 
 // ConnectorInfo describes a connector.
 type ConnectorInfo struct {
-	Source   netip.Addr // invalid: the system's choice
-	Sessions int
-	LastConn time.Time
+	Source   netip.Addr `json:"source"` // invalid: the system's choice
+	Sessions int        `json:"connections"`
+	LastConn time.Time  `json:"last_connect,omitzero"`
 }
 
 // RelayInfo describes a relay.
 type RelayInfo struct {
-	ID         string // 16 hex digits; the hold queue is "mta|" and this
-	Name       string // as in logs: "[relay:example.org,smtp]"
-	Domain     string
-	Messages   int // waiting
-	Envelopes  int
-	Sessions   int
-	Idle       int
-	Window     int    // connections it may have now
-	Held       bool   // more messages wait in the hold queue
-	Why        string // it has not more connections; may be empty
-	LastError  string
-	Connectors []ConnectorInfo
+	ID         string          `json:"id"`   // 16 hex digits; the hold queue is "mta|" and this
+	Name       string          `json:"name"` // as in logs: "[relay:example.org,smtp]"
+	Domain     string          `json:"domain"`
+	Messages   int             `json:"messages"` // waiting and in transactions
+	Envelopes  int             `json:"envelopes"`
+	Sessions   int             `json:"connections"`
+	Idle       int             `json:"idle"`
+	Window     int             `json:"window"`                // connections it may have now
+	Held       bool            `json:"held"`                  // more messages wait in the hold queue
+	LastConn   time.Time       `json:"last_connect,omitzero"` // zero: never
+	Next       time.Time       `json:"next_look,omitzero"`    // when it is looked at again; zero: when something happens
+	Why        string          `json:"wait,omitempty"`        // it has not more connections
+	LastError  string          `json:"error,omitempty"`       // since a success
+	Connectors []ConnectorInfo `json:"connectors"`
 }
 
 // RouteInfo describes a route.
 type RouteInfo struct {
-	ID       uint64
-	Source   netip.Addr // invalid: the system's choice
-	Addr     netip.AddrPort
-	Host     string // name of the address
-	New      bool   // no connection was ready yet
-	Disabled bool
-	Sessions int
-	Errors   int
-	Penalty  int
-	Until    time.Time     // it is disabled, else zero
-	Spacing  time.Duration // between messages, learned from the host's complaints
+	ID          uint64         `json:"id"`
+	Source      netip.Addr     `json:"source"` // invalid: the system's choice
+	Addr        netip.AddrPort `json:"address"`
+	Host        string         `json:"host"`                      // name of the address
+	New         bool           `json:"new"`                       // no connection was ready yet
+	Disabled    bool           `json:"disabled"`                  // for all relays
+	DisabledFor int            `json:"disabled_relays,omitempty"` // single relays that it is disabled for, as after a refused AUTH
+	Sessions    int            `json:"connections"`
+	Idle        int            `json:"idle"`
+	Errors      int            `json:"errors"`
+	Penalty     int            `json:"penalty"`
+	Until       time.Time      `json:"disabled_until,omitzero"`
+	Next        time.Time      `json:"spaced_until,omitzero"` // no connection or message before
+	LastError   string         `json:"error,omitempty"`       // for which it is disabled
+	Spacing     time.Duration  `json:"-"`                     // between messages, learned from the host's complaints
 }
 
 // HostInfo describes a remote address.
 type HostInfo struct {
-	Addr     netip.Addr
-	Name     string
-	Refs     int // routes
-	Sessions int
-	LastConn time.Time
-	Plain    bool // TLS failed here: tried in clear where that is allowed
+	Addr     netip.Addr `json:"address"`
+	Name     string     `json:"name"`
+	Refs     int        `json:"routes"`
+	Sessions int        `json:"connections"`
+	LastConn time.Time  `json:"last_connect,omitzero"`
+	Plain    bool       `json:"plain"` // TLS failed here: tried in clear where that is allowed
 }
 
 // HostStat is the last word about a recipient domain.
 type HostStat struct {
-	Domain string
-	Time   time.Time
-	Status string
+	Domain string    `json:"domain"`
+	Time   time.Time `json:"time"`
+	Status string    `json:"status"`
 }

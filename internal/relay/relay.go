@@ -91,13 +91,18 @@ type Result struct {
 
 // Relay returns the host of the result as logs have it: "ADDR (NAME)", or the name.
 func (r *Result) Relay() string {
-	switch {
-	case !r.Addr.IsValid():
+	if !r.Addr.IsValid() {
 		return r.Host
-	case r.Host == "":
-		return r.Addr.String()
 	}
-	return r.Addr.String() + " (" + r.Host + ")"
+	return hostText(r.Addr, r.Host)
+}
+
+// hostText returns "ADDR (NAME)", or the address alone when its name says no more.
+func hostText(a netip.Addr, name string) string {
+	if name == "" || name == "["+a.String()+"]" {
+		return a.String()
+	}
+	return a.String() + " (" + name + ")"
 }
 
 // Desk is where attempts report to: the queue process.

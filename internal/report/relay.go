@@ -51,9 +51,8 @@ type RelayDisconnected struct {
 
 // RelayRoute: a route to a remote address was taken out of use, or put back.
 type RelayRoute struct {
-	Source   string // local address, "-" for the system's choice
-	Address  string
-	Host     string        // name of the address
+	Source   string        // local address, "-" for the system's choice
+	Relay    string        // the address, with its name: "ADDR (NAME)"
 	Disabled time.Duration // for so long; zero: enabled
 	Reason   string        // "per admin request", or why it was disabled
 }

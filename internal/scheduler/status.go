@@ -30,6 +30,7 @@ type Entry struct {
 	Retry     uint32     `json:"retry"`
 	State     string     `json:"state"` // pending, inflight, held or offline
 	Hold      string     `json:"hold,omitempty"`
+	Relay     string     `json:"relay,omitempty"`  // host of the last attempt
 	Reason    string     `json:"reason,omitempty"` // what held it back
 	Status    string     `json:"status,omitempty"` // enhanced code of the last failure
 	ErrorLine string     `json:"error,omitempty"`
@@ -45,7 +46,7 @@ func Describe(s Status, e *envelope.Envelope) Entry {
 		Action: e.Action, User: e.User,
 		Created: e.Created.UTC(), Expires: e.Expires().UTC(), LastTry: known(e.LastTry),
 		Retry: e.Retry, State: "offline", Hold: s.Hold,
-		Reason: e.Held, Status: e.Status.String(), ErrorLine: e.ErrorLine,
+		Relay: e.Relay, Reason: e.Held, Status: e.Status.String(), ErrorLine: e.ErrorLine,
 	}
 	eachFlag(s, e, func(f string) { d.Flags = append(d.Flags, f) })
 	switch s.State {
@@ -106,7 +107,9 @@ func eachFlag(s Status, e *envelope.Envelope, f func(string)) {
 // FAMILY is inet4, inet6 or local; FLAGS a comma list of bounce, auth, internal,
 // suspend and hold; times are Unix seconds, 0 when there is none; the null sender is
 // "@". STATE is pending, with the seconds to the next attempt, inflight, with those
-// since the last, or offline, with none. A "|", a backslash or a control character
+// since the last, or offline, with none. ERROR is the last failure in the words of
+// who caused it; the host that was tried and what held the envelope back follow in
+// brackets: "451 4.7.1 later [192.0.2.2 (mx.example.net); limit of 10 messages a minute]". A "|", a backslash or a control character
 // in an address or in the error is written as a backslash and three octal digits, so
 // that splitting at "|" is always right.
 func Line(s Status, e *envelope.Envelope, now time.Time) string {
@@ -159,7 +162,18 @@ func AppendLine(b []byte, s Status, e *envelope.Envelope, now time.Time) []byte 
 		b = append(b, "|offline|"...)
 	}
 	b = append(b, '|')
-	return appendSafe(b, e.ErrorLine)
+	b = appendSafe(b, e.ErrorLine)
+	lead := " ["
+	for _, s := range [...]string{e.Relay, e.Held} {
+		if s != "" {
+			b = appendSafe(append(b, lead...), s)
+			lead = "; "
+		}
+	}
+	if lead != " [" {
+		b = append(b, ']')
+	}
+	return b
 }
 
 func appendUnix(b []byte, t time.Time) []byte {

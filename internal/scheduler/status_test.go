@@ -35,6 +35,9 @@ func TestLineOfTheQueueListing(t *testing.T) {
 			"5b1f0c4a9d8e7f60|inet4|mta|auth|a@x.example|b@y.example|c@z.example|1800000000|1800345600|1800000001|1|pending|0|451 4.7.1 later"},
 		{"in flight", Status{State: InFlight}, nil,
 			"5b1f0c4a9d8e7f60|inet4|mta|auth|a@x.example|b@y.example|c@z.example|1800000000|1800345600|1800000001|1|inflight|9|451 4.7.1 later"},
+		{"relay and what held it back", Status{State: Pending}, func(e *envelope.Envelope) {
+			e.ErrorLine, e.Relay, e.Held = "451 later", "192.0.2.2 (mx|.example)", "limit of 10 messages a minute"
+		}, `5b1f0c4a9d8e7f60|inet4|mta|auth|a@x.example|b@y.example|c@z.example|1800000000|1800345600|1800000001|1|pending|0|451 later [192.0.2.2 (mx\174.example); limit of 10 messages a minute]`},
 		{"held and suspended", Status{State: Held, Suspended: true}, func(e *envelope.Envelope) { e.Flags |= envelope.Internal },
 			"5b1f0c4a9d8e7f60|inet4|mta|auth,internal,suspend,hold|a@x.example|b@y.example|c@z.example|1800000000|1800345600|1800000001|1|pending|0|451 4.7.1 later"},
 		{"offline, null sender, never tried", Status{}, func(e *envelope.Envelope) {

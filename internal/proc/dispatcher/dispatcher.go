@@ -66,6 +66,7 @@ func (d *Dispatcher) Mux(peer proto.Role) *imsg.Mux {
 		proto.LocalSession.Handle(mux, d.localSession)
 		proto.HoldSMTP.Handle(mux, proc.Handler(d.hold))
 		proto.Stats.Handle(mux, proc.Handler(d.snapshot))
+		d.relay.administer(mux)
 	}
 	return mux
 }
@@ -235,6 +236,7 @@ func (d *Dispatcher) snapshot(context.Context, proto.Empty) (proto.StatsReply, e
 		paused = 1
 	}
 	r.Counters = append(r.Counters, proto.Counter{Name: "smtp.paused", Value: paused})
+	d.relay.count(&d.stats)
 	for name, v := range d.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
 	}

@@ -89,7 +89,7 @@ func (r *relaying) Done(a *relay.Attempt, res relay.Result) {
 	}
 	reply := proto.RelayReply{
 		Outcome: uint8(res.Outcome), Status: res.Enhanced, Text: res.Text, Relay: res.Relay(), Session: uint64(res.Session),
-		Remote: res.Host, DSN: res.DSN, Held: res.Held, RetryAfter: res.RetryAfter,
+		DSN: res.DSN, Held: res.Held, RetryAfter: res.RetryAfter,
 	}
 	if res.Source.IsValid() {
 		reply.Source = res.Source.String()

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -89,7 +88,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 	}
 	q.p.Log.Tracef("scheduler", "attempt %d of %s %s: from=<%s> to=<%s>", item.Retry+1, e.Type, e.ID, e.Sender, e.Dest)
 	if e.Type == envelope.Bounce {
-		q.bounces.add(ctx, e, e.BounceType, "")
+		q.bounces.add(ctx, e, e.BounceType)
 		return
 	}
 	action := q.config.Load().actions[e.Action]
@@ -162,7 +161,7 @@ func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, text string
 	if dsn.WantsSuccess(e) {
 		// It must not be delivered again, whatever happens before the report is stored.
 		q.owe(ctx, e, envelope.BounceDelivered)
-		q.bounces.add(ctx, e, envelope.BounceDelivered, "")
+		q.bounces.add(ctx, e, envelope.BounceDelivered)
 		return
 	}
 	q.forget(ctx, e.ID)
@@ -170,12 +169,13 @@ func (q *Queue) delivered(ctx context.Context, e *envelope.Envelope, text string
 
 // permFail ends an envelope with a report to its sender.
 func (q *Queue) permFail(ctx context.Context, e *envelope.Envelope, at attemptReport, status smtp.EnhancedCode, text string) {
+	e.Relay, e.Held = at.relay, ""
 	q.report(e, at, report.PermFail, text, time.Time{})
-	q.failed(ctx, e, at.remote, status, text)
+	q.failed(ctx, e, status, text)
 }
 
 // failed gives an envelope up: its sender is told, if that is wanted and possible.
-func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, remote string, status smtp.EnhancedCode, text string) {
+func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.EnhancedCode, text string) {
 	if status[0] != 5 {
 		status = smtp.EnhancedCode{5, status[1], status[2]}
 	}
@@ -187,7 +187,7 @@ func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, remote string,
 		q.forget(ctx, e.ID)
 		return
 	}
-	q.bounces.add(ctx, e, envelope.BounceFailed, remote)
+	q.bounces.add(ctx, e, envelope.BounceFailed)
 }
 
 // tempFail keeps an envelope for another attempt. The new state is on disk before
@@ -197,13 +197,14 @@ func (q *Queue) tempFail(ctx context.Context, e *envelope.Envelope, at attemptRe
 	c := q.config.Load()
 	e.Retry++
 	e.LastTry, e.Status, e.ErrorLine = now, status, envelope.Clean(text)
+	e.Relay, e.Held = at.relay, at.held
 	e.NextTry = c.backoff.Next(e.Type, e.Created, e.Retry, now)
 	if least := now.Add(after); after > 0 && e.NextTry.Before(least) {
 		e.NextTry = least
 	}
 	if _, due := dsn.DelayDue(e, c.WarnIntervals, now); due {
 		e.LastBounce = now
-		q.bounces.add(ctx, e, envelope.BounceDelayed, at.remote)
+		q.bounces.add(ctx, e, envelope.BounceDelayed)
 	}
 	q.note(ctx, e)
 	q.sched.Retry(e.ID, e.NextTry)
@@ -297,11 +298,7 @@ func (q *Queue) expired(ctx context.Context, id envelope.ID) {
 		return
 	}
 	q.events.Report(report.QueueEnd{Envelope: e, Verb: "Expire", Delay: time.Since(e.Created), Stat: "Envelope expired"})
-	text := "Envelope expired"
-	if e.ErrorLine != "" {
-		text = fmt.Sprintf("Envelope expired; the last attempt ended with: %s", e.ErrorLine)
-	}
-	q.failed(ctx, e, "", smtp.EnhancedCode{5, 4, 7}, text)
+	q.failed(ctx, e, smtp.EnhancedCode{5, 4, 7}, dsn.Expired(e.ErrorLine))
 }
 
 // report tells the log how an attempt ended.

@@ -31,9 +31,8 @@ func newBouncer(q *Queue) *bouncer {
 }
 
 // add has the sender told how an envelope ended; the envelope is forgotten after
-// that. It waits while too much is to be told. remote is the host that spoke, if one
-// did.
-func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.BounceType, remote string) {
+// that. It waits while too much is to be told.
+func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.BounceType) {
 	action := map[envelope.BounceType]dsn.Action{
 		envelope.BounceFailed: dsn.Failed, envelope.BounceDelayed: dsn.Delayed, envelope.BounceDelivered: dsn.Delivered,
 	}[t]
@@ -43,7 +42,6 @@ func (b *bouncer) add(ctx context.Context, e *envelope.Envelope, t envelope.Boun
 		}
 	}
 	n := dsn.Notice{Envelope: e, Type: t, Recipient: dsn.FromEnvelope(e, action)}
-	n.Recipient.RemoteMTA = remote
 	if t == envelope.BounceDelayed {
 		// The envelope goes on living, and changing.
 		c := *e

@@ -115,11 +115,10 @@ func (q *Queue) relay(ctx context.Context, e *envelope.Envelope) {
 		q.keep(e, r.Hold)
 		return
 	}
-	e.Held = envelope.Clean(r.Held)
-	out := attemptReport{session: report.Session(r.Session), relay: r.Relay, source: r.Source, remote: r.Remote}
+	out := attemptReport{session: report.Session(r.Session), relay: envelope.Clean(r.Relay), source: r.Source, held: envelope.Clean(r.Held)}
 	switch r.Outcome {
 	case relayOK:
-		q.relayed(ctx, e, &out, &r)
+		q.relayed(ctx, e, out, &r)
 	case relayPermFail:
 		q.permFail(ctx, e, out, r.Status, r.Text)
 	default:
@@ -129,11 +128,12 @@ func (q *Queue) relay(ctx context.Context, e *envelope.Envelope) {
 
 // relayed ends an envelope that the next hop has taken. Its success is reported
 // here only when the next hop reports none.
-func (q *Queue) relayed(ctx context.Context, e *envelope.Envelope, out *attemptReport, r *proto.RelayReply) {
-	q.report(e, *out, report.OK, r.Text, time.Time{})
+func (q *Queue) relayed(ctx context.Context, e *envelope.Envelope, out attemptReport, r *proto.RelayReply) {
+	e.Status, e.ErrorLine, e.Relay, e.Held = r.Status, envelope.Clean(r.Text), out.relay, ""
+	q.report(e, out, report.OK, r.Text, time.Time{})
 	if dsn.WantsSuccess(e) && !r.DSN {
 		q.owe(ctx, e, envelope.BounceDelivered)
-		q.bounces.add(ctx, e, envelope.BounceDelivered, out.remote)
+		q.bounces.add(ctx, e, envelope.BounceDelivered)
 		return
 	}
 	q.forget(ctx, e.ID)
@@ -144,5 +144,5 @@ type attemptReport struct {
 	session report.Session
 	relay   string // host, as logs have it
 	source  string
-	remote  string // its name
+	held    string // which limit or route held it back
 }

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/scheduler"
+)
+
+// relaying returns one of the listings of relaying.
+func (m *mta) relaying(what string) string {
+	m.t.Helper()
+	return strings.Join(ask(m, proto.RelayList, proto.RelayListRequest{What: what}).Lines, "\n")
+}
+
+func TestDeferralTellsTheSameEverywhere(t *testing.T) {
+	t.Parallel()
+	host, port := freePort(t)
+	m := startMTA(t, prelude+`
+action "out" relay host "smtp://`+net.JoinHostPort(host, port)+`"
+match from any for any action "out"
+`)
+	m.send("x@example.com", "far away")
+	m.wait(`smtp-out: Disabling route - <-> 127\.0\.0\.1 for 15s: Connection failed: connection refused`)
+	line := m.wait(`mta delivery .*to=<x@example\.com> .*result="TempFail" `)
+	list := m.envelopes()
+	if len(list) != 1 {
+		t.Fatalf("the queue holds %+v", list)
+	}
+	d := scheduler.Describe(list[0].Status, &list[0].Envelope)
+	if d.ErrorLine != "Network error on destination MXs: Connection failed: connection refused" || d.Relay != "127.0.0.1" ||
+		!strings.HasPrefix(d.Reason, "route - <-> 127.0.0.1 disabled until ") || d.NextTry == nil {
+		t.Errorf("the queue tells %+v", d)
+	}
+	for _, want := range []string{`stat="` + d.ErrorLine + `"`, `relay="` + d.Relay + `"`, `held="` + d.Reason + `"`, "next=" + d.NextTry.Format("2006-01-02T15:04:05Z")} {
+		if !strings.Contains(line, want) {
+			t.Errorf("the log does not tell %s:\n%s", want, line)
+		}
+	}
+	if got, want := scheduler.Line(list[0].Status, &list[0].Envelope, d.Created), "|"+d.ErrorLine+" ["+d.Relay+"; "+d.Reason+"]"; !strings.HasSuffix(got, want) {
+		t.Errorf("show queue: %s\nwant at its end: %s", got, want)
+	}
+	if got := m.relaying("routes"); !strings.Contains(got, " ND-- nconn=0 nerror=1 penalty=1 timeout=1") {
+		t.Errorf("routes: %s", got)
+	}
+	if got := m.relaying("hoststats"); !strings.HasPrefix(got, "example.com|") || !strings.HasSuffix(got, "|"+d.ErrorLine) {
+		t.Errorf("hoststats: %s", got)
+	}
+	ask(m, proto.RelayAdmin, proto.RelayAdminRequest{Verb: "resume-route", Route: 1})
+	m.wait(`smtp-out: Enabling route - <-> 127\.0\.0\.1 per admin request`)
+}
+
+func TestMailToAPausedDomainStaysUntilItIsResumed(t *testing.T) {
+	t.Parallel()
+	far := startMTA(t, keepAll)
+	m := startMTA(t, prelude+`
+action "out" relay host "smtp://`+far.addr+`"
+match from any for any action "out"
+`)
+	ask(m, proto.RelayAdmin, proto.RelayAdminRequest{Verb: "pause", Domain: "example.org"})
+	if got := m.relaying("paused"); got != "* -> example.org" {
+		t.Errorf("paused: %s", got)
+	}
+	m.send("x@example.org", "not now")
+	m.wait(`mta delivery .*result="TempFail" stat="All routes to destination blocked" .*held="paused by the operator for example\.org"`)
+	ask(m, proto.RelayAdmin, proto.RelayAdminRequest{Verb: "resume", Domain: "example.org"})
+	ask(m, proto.Manage, proto.ManageRequest{Verb: "schedule"})
+	m.wait(`mta delivery .*result="Ok"`)
+	if got := m.relaying("relays"); !strings.Contains(got, "[relay:127.0.0.1,port=") || !strings.Contains(got, "\n  connector - nconn=1 ") {
+		t.Errorf("relays: %s", got)
+	}
+}
