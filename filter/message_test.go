@@ -1,0 +1,121 @@
+package filter_test
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/opensmtpd/opensmtpd/filter"
+	"github.com/opensmtpd/opensmtpd/filter/filtertest"
+)
+
+// through sends a message through f, from a session of its own.
+func through(t *testing.T, f *filter.Filter, text string) filtertest.Outcome {
+	t.Helper()
+	s := filtertest.Start(t, f, filtertest.Current()).Open("192.0.2.1:2", "x")
+	return s.Send(filtertest.Mail{From: "a@x", To: []string{"b@y"}, Text: text})
+}
+
+func TestMessageCanBeChanged(t *testing.T) {
+	t.Parallel()
+	const text = "X-Old: 1\nSubject: a\n b\nx-old: 2\nTo: c\n\nX-Old: body\n.dot\n"
+	for _, tt := range []struct {
+		name, want, refused string
+		f                   func(*testing.T, *filter.Message) filter.Verdict
+	}{
+		{"not at all", text, "", func(t *testing.T, m *filter.Message) filter.Verdict {
+			b, err := io.ReadAll(m.Reader())
+			if err != nil || string(b) != strings.ReplaceAll(text, "\n", "\r\n") || m.Size() != int64(len(b)) {
+				t.Errorf("%q, %d bytes, %v", b, m.Size(), err)
+			}
+			if v := strings.Join(m.Values("SUBJECT"), ","); v != "a b" {
+				t.Errorf("Subject %q", v)
+			}
+			if v := strings.Join(m.Values("x-old"), ","); v != "1,2" {
+				t.Errorf("X-Old %q", v)
+			}
+			return filter.Proceed()
+		}},
+		{"fields in front", "B: 2\n\tc\nA: 1\n" + text, "", func(_ *testing.T, m *filter.Message) filter.Verdict {
+			m.Prepend("A", "1")
+			m.Prepend("B", "2\nc")
+			return filter.Proceed()
+		}},
+		{"fields left out", "X-Old: 1\nTo: c\n\nX-Old: body\n.dot\n", "", func(_ *testing.T, m *filter.Message) filter.Verdict {
+			m.Remove("X-OLD", func(v string) bool { return v == "2" })
+			m.Remove("subject", nil)
+			return filter.Proceed()
+		}},
+		{"replaced", "\nnew\n.\n\rx\n\nend\n", "", func(t *testing.T, m *filter.Message) filter.Verdict {
+			if err := m.Replace(strings.NewReader("\r\nnew\n.\n\rx\r\n\nend")); err != nil {
+				t.Error(err)
+			}
+			return filter.Proceed()
+		}},
+		{"marked as junk", "X-Spam: Yes\n" + text, "", func(*testing.T, *filter.Message) filter.Verdict { return filter.Junk() }},
+		{"refused", text, "commit: reject|550 5.7.1 no", func(*testing.T, *filter.Message) filter.Verdict {
+			return filter.Reject(550, "5.7.1", "no")
+		}},
+	} {
+		for where, memory := range map[string]int{"memory": 0, "file": 16} {
+			t.Run(tt.name+" in "+where, func(t *testing.T) {
+				t.Parallel()
+				f := &filter.Filter{MessageMemory: memory, TempDir: t.TempDir(),
+					Message: func(_ *filter.Session, m *filter.Message) filter.Verdict { return tt.f(t, m) }}
+				if got := through(t, f, text); got.Text != tt.want || got.Refused != tt.refused {
+					t.Errorf("%+v\nwant %q, %s", got, tt.want, tt.refused)
+				}
+			})
+		}
+	}
+}
+
+func TestMessageThatCannotBeKeptIsRefusedAndNotLost(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("0123456789\n", 100)
+	for _, tt := range []struct {
+		name string
+		f    filter.Filter
+		want string
+	}{
+		{"too big", filter.Filter{MaxMessage: 500}, "commit: reject|552 5.3.4 Message too big for a filter"},
+		{"too big for memory", filter.Filter{MaxMessage: 500, MessageMemory: 100}, "commit: reject|552 5.3.4 Message too big for a filter"},
+		{"no place for a file", filter.Filter{MessageMemory: 100, TempDir: "/nonexistent"}, "commit: reject|451 4.3.0 Temporary failure of a filter"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.f.Message = func(*filter.Session, *filter.Message) filter.Verdict {
+				t.Error("called")
+				return filter.Proceed()
+			}
+			d := filtertest.Start(t, &tt.f, filtertest.Current())
+			s := d.Open("192.0.2.1:2", "x")
+			got := s.Send(filtertest.Mail{From: "a@x", To: []string{"b@y"}, Text: text})
+			if got.Text != text || got.Refused != tt.want {
+				t.Errorf("%d bytes of %d, %s, want %s", len(got.Text), len(text), got.Refused, tt.want)
+			}
+		})
+	}
+}
+
+func TestNextMessageAfterOneTooBig(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	f := &filter.Filter{MaxMessage: 100, Message: func(_ *filter.Session, m *filter.Message) filter.Verdict {
+		seen++
+		return filter.Proceed()
+	}}
+	s := filtertest.Start(t, f, filtertest.Current()).Open("192.0.2.1:2", "x")
+	for _, tt := range []struct {
+		text    string
+		refused bool
+	}{{"small\n", false}, {strings.Repeat("x", 200) + "\n", true}, {"small\n", false}, {"", false}} {
+		got := s.Send(filtertest.Mail{From: "a@x", To: []string{"b@y"}, Text: tt.text})
+		if got.Text != tt.text || (got.Refused != "") != tt.refused {
+			t.Errorf("%q: %+v", tt.text, got)
+		}
+	}
+	if seen != 3 {
+		t.Errorf("seen %d messages", seen)
+	}
+}
