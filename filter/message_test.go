@@ -119,3 +119,37 @@ func TestNextMessageAfterOneTooBig(t *testing.T) {
 		t.Errorf("seen %d messages", seen)
 	}
 }
+
+// A message that is not changed comes out as it went in, wherever it is kept, and one
+// that loses fields has the lines of the rest in their order.
+func FuzzMessage(f *testing.F) {
+	f.Add([]byte("A: b\n c\nX: y\n\nbody\n"), "X")
+	f.Add([]byte(" odd\n\n\n"), "")
+	f.Add([]byte("\rA:\r\nX : y\n"), "x")
+	f.Fuzz(func(t *testing.T, in []byte, name string) {
+		text := strings.ReplaceAll(string(in), "\n.", "\n") + "\n"
+		if len(text) > 1<<14 || text[0] == '.' {
+			return
+		}
+		remove := false
+		fl := &filter.Filter{MessageMemory: 64, TempDir: t.TempDir(), Message: func(_ *filter.Session, m *filter.Message) filter.Verdict {
+			if remove {
+				m.Remove(name, nil)
+			}
+			return filter.Proceed()
+		}}
+		s := filtertest.Start(t, fl, filtertest.Current()).Open("192.0.2.1:2", "x")
+		if got := s.Content(text); got != text {
+			t.Fatalf("%q came out as %q", text, got)
+		}
+		remove = true
+		rest := text
+		for line := range strings.Lines(s.Content(text)) {
+			i := strings.Index(rest, line)
+			if i < 0 {
+				t.Fatalf("%q is not in %q, or not in order", line, text)
+			}
+			rest = rest[i+len(line):]
+		}
+	})
+}

@@ -31,7 +31,7 @@ type Daemon struct {
 
 	mu       sync.Mutex
 	next     uint64                                           // guarded by mu; the last session's id
-	sessions map[uint64]chan wire.ToDaemon                    // guarded by mu
+	sessions map[uint64]*inbox                                // guarded by mu
 	dns      func(wire.Query, string) ([]string, wire.Status) // guarded by mu
 	ended    chan struct{}
 }
@@ -59,7 +59,7 @@ func Start(t testing.TB, f *filter.Filter, config Config) *Daemon {
 	t.Helper()
 	toFilter, out := io.Pipe()
 	in, fromFilter := io.Pipe()
-	d := &Daemon{t: t, out: out, sessions: make(map[uint64]chan wire.ToDaemon), ended: make(chan struct{})}
+	d := &Daemon{t: t, out: out, sessions: make(map[uint64]*inbox), ended: make(chan struct{})}
 	logged := *f
 	if logged.Log == nil {
 		logged.Log = &d.log
@@ -137,7 +137,7 @@ func (d *Daemon) read(r *wire.Reader) {
 			d.t.Errorf("the filter wrote %q for a session that is not open", line)
 			continue
 		}
-		answers <- m
+		answers.put(m)
 	}
 }
 
@@ -157,16 +157,13 @@ type Session struct {
 	d         *Daemon
 	ID        uint64
 	direction wire.Direction
-	answers   chan wire.ToDaemon
+	answers   *inbox
 	token     uint64
 
 	// Remarks are the reports that the filter made of this session, as far as they were
 	// seen while waiting for answers.
 	Remarks []string
 }
-
-// maxAnswers bounds what of a filter may wait for a session to read it: lines.
-const maxAnswers = 1 << 20
 
 // Open begins a session with a client at source, "192.0.2.1:1234", with that confirmed
 // name.
@@ -187,7 +184,7 @@ func (d *Daemon) open(direction wire.Direction) *Session {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.next++
-	s := &Session{d: d, ID: d.next, direction: direction, answers: make(chan wire.ToDaemon, maxAnswers), token: 0x1000}
+	s := &Session{d: d, ID: d.next, direction: direction, answers: &inbox{ready: make(chan struct{}, 1)}, token: 0x1000}
 	d.sessions[s.ID] = s.answers
 	return s
 }
@@ -237,22 +234,62 @@ func (s *Session) Ask(p wire.Phase, param string) string {
 func (s *Session) next(kind wire.Kind) wire.ToDaemon {
 	s.d.t.Helper()
 	for {
-		select {
-		case m := <-s.answers:
-			if m.Kind == wire.KindReport {
-				s.Remarks = append(s.Remarks, string(m.Text))
-				continue
-			}
-			if m.Kind != kind {
-				s.d.t.Fatalf("the filter wrote %+v out of turn", m)
-			}
+		m, ok := s.answers.get()
+		switch {
+		case !ok:
+			s.wait()
+		case m.Kind == wire.KindReport:
+			s.Remarks = append(s.Remarks, string(m.Text))
+		case m.Kind != kind:
+			s.d.t.Fatalf("the filter wrote %+v out of turn", m)
+		default:
 			return m
-		case <-s.d.ended:
-			s.d.t.Fatal("the filter ended")
-		case <-time.After(patience):
-			s.d.t.Fatal("no answer of the filter")
 		}
 	}
+}
+
+// wait waits for a line of the filter.
+func (s *Session) wait() {
+	s.d.t.Helper()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-s.answers.ready:
+	case <-s.d.ended:
+		s.d.t.Fatal("the filter ended")
+	case <-late.C:
+		s.d.t.Fatal("no answer of the filter")
+	}
+}
+
+// inbox holds what the filter wrote for a session. It is not bounded: who tests a
+// filter sends no more than fits into memory.
+type inbox struct {
+	ready chan struct{} // of size 1; there may be something
+
+	mu    sync.Mutex
+	lines []wire.ToDaemon // guarded by mu
+}
+
+func (b *inbox) put(m wire.ToDaemon) {
+	b.mu.Lock()
+	b.lines = append(b.lines, m)
+	b.mu.Unlock()
+	select {
+	case b.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (b *inbox) get() (wire.ToDaemon, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.lines) == 0 {
+		return wire.ToDaemon{}, false
+	}
+	m := b.lines[0]
+	b.lines = b.lines[1:]
+	return m, true
 }
 
 // Content passes a message through the filter and returns what comes out. Lines of
