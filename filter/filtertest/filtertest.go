@@ -25,7 +25,7 @@ const patience = 30 * time.Second
 type Daemon struct {
 	t   testing.TB
 	out io.Writer // to the filter
-	log lockedBuffer
+	log *lockedBuffer
 
 	registered []string
 
@@ -54,20 +54,33 @@ func OpenSMTPD() Config {
 }
 
 // Start serves f until the test ends, shakes hands and fails the test when the filter
-// breaks the protocol. What the filter logs is in Log.
+// breaks the protocol. What the filter logs is in Log, unless it has a place for it.
 func Start(t testing.TB, f *filter.Filter, config Config) *Daemon {
+	t.Helper()
+	log := new(lockedBuffer)
+	logged := *f
+	if logged.Log == nil {
+		logged.Log = log
+	}
+	d := Run(t, config, func(r io.Reader, w io.Writer) error {
+		return logged.Serve(context.Background(), r, w)
+	})
+	d.log = log
+	return d
+}
+
+// Run is Start for a filter that is no Filter: serve reads what the daemon writes, and
+// writes what it reads, until the end of input. It may run a program.
+func Run(t testing.TB, config Config, serve func(r io.Reader, w io.Writer) error) *Daemon {
 	t.Helper()
 	toFilter, out := io.Pipe()
 	in, fromFilter := io.Pipe()
-	d := &Daemon{t: t, out: out, sessions: make(map[uint64]*inbox), ended: make(chan struct{})}
-	logged := *f
-	if logged.Log == nil {
-		logged.Log = &d.log
-	}
+	d := &Daemon{t: t, out: out, log: new(lockedBuffer), sessions: make(map[uint64]*inbox), ended: make(chan struct{})}
 	served := make(chan error, 1)
 	go func() {
-		served <- logged.Serve(context.Background(), toFilter, fromFilter)
+		served <- serve(toFilter, fromFilter)
 		_ = fromFilter.Close()
+		_ = toFilter.Close()
 	}()
 	t.Cleanup(func() {
 		_ = out.Close()
