@@ -12,12 +12,13 @@ class Opensmtpd < Formula
     ENV["CGO_ENABLED"] = "0"
     system "go", "build", *std_go_args(output: sbin/"smtpd", ldflags: "-s -w"), "./cmd/opensmtpd"
     system "go", "build", *std_go_args(output: sbin/"smtpctl", ldflags: "-s -w"), "./cmd/smtpctl"
-    Dir["cmd/mail.*"].each do |dir|
+    Dir["cmd/mail.*", "cmd/filter-*"].each do |dir|
       system "go", "build", *std_go_args(output: libexec/File.basename(dir), ldflags: "-s -w"), "./#{dir}"
     end
     # Not linked: sendmail and mailq of the system stay what they are.
     %w[sendmail mailq newaliases makemap].each { |name| (libexec/"bin").install_symlink sbin/"smtpctl" => name }
     man5.install Dir["man/*.5"]
+    man7.install Dir["man/*.7"]
     man8.install Dir["man/*.8"]
     inreplace "packaging/smtpd.conf", /^listen on lo$/, "listen on lo0"
     etc.install "packaging/smtpd.conf"
