@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/keep"
+	"github.com/opensmtpd/opensmtpd/internal/mtasts"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 	procqueue "github.com/opensmtpd/opensmtpd/internal/proc/queue"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
@@ -117,6 +120,15 @@ func openStore(c proto.QueueConfig, synced func()) (queue.Store, error) {
 	}
 	o.Codec = coder
 	return fs.Open(vfs.Count(vfs.OS(dir), synced), o)
+}
+
+// openRecords opens the records that lookup keeps in the spool.
+func openRecords(c proto.QueueConfig) map[proto.RecordKind]keep.Keeper {
+	dir := filepath.Join(c.Confine.Root, "keep")
+	return map[proto.RecordKind]keep.Keeper{
+		proto.KeptPolicies:  keep.New(filepath.Join(dir, "mta-sts"), keep.Limits{Records: 10_000, Size: mtasts.MaxEntry}),
+		proto.KeptTLSCounts: keep.New(filepath.Join(dir, "tlsrpt"), keep.Limits{Records: 16, Size: proto.MaxRecord}),
+	}
 }
 
 // openSchedule makes the schedule.

@@ -30,6 +30,7 @@ type flags struct {
 	trace      []string
 	json       bool
 	dirs       map[string]string // -o spool=, run=, mail=
+	net        network           // -o resolver=, loopback=
 	role       string            // -x
 }
 
@@ -115,8 +116,12 @@ func (f *flags) option(arg string) error {
 			return fmt.Errorf("smtpd: -o %s: want an absolute path", arg)
 		}
 		f.dirs[name] = value
+	case "resolver", "loopback":
+		if err := f.net.set(name, value); err != nil {
+			return fmt.Errorf("smtpd: -o %s: %w", arg, err)
+		}
 	default:
-		return fmt.Errorf("smtpd: -o %s: want json, spool=DIR, run=DIR, mail=DIR or libexec=DIR", arg)
+		return fmt.Errorf("smtpd: -o %s: want json, spool=DIR, run=DIR, mail=DIR, libexec=DIR, resolver=ADDRESS:PORT or loopback=PORT:PORT", arg)
 	}
 	return nil
 }

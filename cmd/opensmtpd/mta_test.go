@@ -46,6 +46,7 @@ type mta struct {
 	addr string   // of its listener
 	conf string   // path
 	args []string // more arguments
+	env  []string // more of the environment
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // of its end
@@ -185,6 +186,7 @@ func (m *mta) command(args ...string) *exec.Cmd {
 		"-D", fmt.Sprintf("maildir=%q", m.maildir()), "-D", fmt.Sprintf("dir=%q", m.dir))...)
 	// With the race detector a process sleeps for a second at its end, unless told otherwise.
 	cmd.Env = append(os.Environ(), runVariable+"=smtpd", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	cmd.Env = append(cmd.Env, m.env...)
 	cmd.Dir = m.dir
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -7,18 +7,19 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dns"
+	"github.com/opensmtpd/opensmtpd/internal/mtasts"
 	"github.com/opensmtpd/opensmtpd/internal/nexthop/finder"
 	"github.com/opensmtpd/opensmtpd/internal/proc/lookup"
 )
 
 // newFinder returns what makes finders of next hops: by the DNS, with DANE where
-// the resolver is trusted to validate. This host is known by its server name and its
-// addresses.
-func newFinder(resolver *dns.Resolver) func(serverName string) lookup.Finder {
+// the resolver is trusted to validate, and policies of MTA-STS. This host is known by
+// its server name and its addresses.
+func newFinder(resolver *dns.Resolver, policies *mtasts.Policies, net network) func(serverName string) lookup.Finder {
 	own := &ownAddresses{}
 	return func(serverName string) lookup.Finder {
 		return finder.New(finder.Config{
-			DNS: resolver, DANE: true, Families: own.families,
+			DNS: resolver, DANE: true, STS: policies, Families: own.families, Port: net.smtp, Loopback: net.smtp != 0,
 			Own: finder.Own{Names: []string{serverName}, Has: own.has},
 		})
 	}

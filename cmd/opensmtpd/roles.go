@@ -13,8 +13,8 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/auth"
 	local "github.com/opensmtpd/opensmtpd/internal/control"
-	"github.com/opensmtpd/opensmtpd/internal/dns"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/mtasts"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proc/control"
 	"github.com/opensmtpd/opensmtpd/internal/proc/dispatcher"
@@ -64,7 +64,7 @@ func runRole(f *flags) int {
 	env := proc.Env{Role: role, Host: host, Confine: true, Log: proc.NewLog(os.Stderr, role, true, f.json)}
 	defer env.Log.Flush()
 	runtime.GOMAXPROCS(processors(role))
-	if err := startRole(context.Background(), env, files); err != nil {
+	if err := startRole(context.Background(), env, f.net, files); err != nil {
 		env.Log.Critf("%v", err)
 		return 1
 	}
@@ -86,13 +86,13 @@ func processors(role proto.Role) int {
 }
 
 // startRole runs a role until its end. It owns files.
-func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
+func startRole(ctx context.Context, env proc.Env, net network, files []*os.File) error {
 	var build func(p *proc.Process) proc.Role
 	switch env.Role {
 	case proto.Dispatcher:
 		build = func(p *proc.Process) proc.Role { return dispatcher.New(p) }
 	case proto.Lookup:
-		resolver, err := dns.New(dns.Config{})
+		resolver, err := net.resolver()
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
@@ -100,11 +100,19 @@ func startRole(ctx context.Context, env proc.Env, files []*os.File) error {
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker, Finder: newFinder(resolver)}
-		build = func(p *proc.Process) proc.Role { return lookup.New(p, parts) }
+		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker}
+		build = func(p *proc.Process) proc.Role {
+			policies := mtasts.New(mtasts.Config{DNS: resolver, Fetcher: net.fetcher(resolver), Store: lookup.Records(p, proto.KeptPolicies)})
+			p.Go(func(ctx context.Context) {
+				<-ctx.Done()
+				_ = policies.Close() // it waits for fetches, and cannot fail
+			})
+			parts.Finder = newFinder(resolver, policies, net)
+			return lookup.New(p, parts)
+		}
 	case proto.Queue:
 		build = func(p *proc.Process) proc.Role {
-			return queue.New(p, queue.Parts{Store: openStore, Schedule: openSchedule})
+			return queue.New(p, queue.Parts{Store: openStore, Schedule: openSchedule, Keep: openRecords})
 		}
 	case proto.Key:
 		build = func(p *proc.Process) proc.Role { return key.New(p) }
@@ -155,6 +163,7 @@ func (e *enqueuer) Stop(context.Context) {}
 // goroutines starts roles within this process.
 type goroutines struct {
 	env func(proto.Role) proc.Env
+	net network
 }
 
 // Spawn implements parent.Spawner.
@@ -165,7 +174,7 @@ func (g goroutines) Spawn(role proto.Role, _ string, _ *parent.Credential, files
 	go func() {
 		defer close(t.done)
 		defer cancel()
-		t.err = startRole(ctx, g.env(role), files)
+		t.err = startRole(ctx, g.env(role), g.net, files)
 	}()
 	return t, nil
 }

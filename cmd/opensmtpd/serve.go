@@ -194,7 +194,7 @@ func (s *service) notify(st platform.State) {
 // spawner starts roles as processes of their own, or as goroutines without root.
 func (s *service) spawner() parent.Spawner {
 	if !s.root {
-		return goroutines{env: func(role proto.Role) proc.Env {
+		return goroutines{net: s.flags.net, env: func(role proto.Role) proc.Env {
 			log := proc.NewLog(s.out.pipe(), role, true, s.flags.json)
 			log.SetVerbose(proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace})
 			return proc.Env{Role: role, Host: s.host, Log: log}
@@ -206,6 +206,9 @@ func (s *service) spawner() parent.Spawner {
 	}
 	for name, dir := range s.flags.dirs {
 		args = append(args, "-o", name+"="+dir)
+	}
+	for _, o := range s.flags.net.options() {
+		args = append(args, "-o", o)
 	}
 	return parent.Exec{Path: s.exe, Args: args, Stderr: s.out.pipe, Prefix: titlePrefix}
 }

@@ -13,7 +13,7 @@ import (
 //
 //	spool      0711 root     root directory of the queue process
 //	offline    1733 root     where sendmail drops mail while the daemon is down
-//	temporary, incoming, queue, corrupt, journal
+//	temporary, incoming, queue, corrupt, journal, keep
 //	           0700 _smtpq   made by the queue
 //
 // Everybody may put a file into offline, nobody but root may list it or read
@@ -39,7 +39,7 @@ func prepareSpool(paths platform.Paths, id identity) error {
 	}
 	// The queue process makes its own directories below a root directory that is
 	// not its own; those that an earlier version left belong to it already.
-	for _, name := range []string{"temporary", "incoming", "queue", "corrupt", "journal", "purge"} {
+	for _, name := range []string{"temporary", "incoming", "queue", "corrupt", "journal", "purge", "keep"} {
 		dir := filepath.Join(paths.Spool, name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

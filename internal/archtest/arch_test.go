@@ -112,7 +112,7 @@ func layer(name string) int {
 		return calls
 	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/sevenbit", "internal/report", "internal/policy"):
 		return words
-	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/vfs", "internal/dns",
+	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/vfs", "internal/dns", "internal/keep",
 		"internal/dsn", "internal/maillog", "internal/stats", "internal/srs", "internal/proxyproto", "internal/tlsconf",
 		"platform", "filter", "table"):
 		return mechanism

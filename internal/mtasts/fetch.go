@@ -25,9 +25,6 @@ type Fetcher interface {
 // fetchTimeout bounds one fetch. RFC 8461 section 3.3 suggests one minute.
 const fetchTimeout = 60 * time.Second
 
-// Dial opens a connection to a policy server.
-type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-
 // Addrs looks addresses up; *dns.Resolver does.
 type Addrs interface {
 	Addrs(ctx context.Context, host string) (*dns.Answer, error)
@@ -36,20 +33,28 @@ type Addrs interface {
 // web fetches by HTTPS.
 type web struct{ client *http.Client }
 
-// NewFetcher returns the Fetcher that asks the policy servers. roots are the
-// authorities whose certificates are good, nil for those of the system. dial is nil
-// for connections to the addresses that names has; it is given "host:443".
-func NewFetcher(names Addrs, roots *x509.CertPool, dial Dial) Fetcher {
-	if dial == nil {
-		dial = dialer(names)
+// Web says how policies are fetched by HTTPS.
+type Web struct {
+	Names Addrs          // required
+	Roots *x509.CertPool // authorities whose certificates are good; nil: those of the system
+	Port  uint16         // of policy servers; 443
+	// Loopback lets policy servers be on this machine. Otherwise none on it or its
+	// link is connected to, because it is the domain that says where its server is.
+	Loopback bool
+}
+
+// NewFetcher returns the Fetcher that asks the policy servers.
+func NewFetcher(w Web) Fetcher {
+	if w.Port == 0 {
+		w.Port = 443
 	}
 	return &web{client: &http.Client{
 		Timeout: fetchTimeout,
 		// RFC 8461 section 3.3: no redirect is followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext:            dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			DialContext:            w.dial,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: w.Roots},
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: 16 << 10,
@@ -57,32 +62,28 @@ func NewFetcher(names Addrs, roots *x509.CertPool, dial Dial) Fetcher {
 	}}
 }
 
-// dialer returns a Dial that tries the addresses of a name one after another. A
-// domain decides where its policy server is, so none on this machine or its link
-// is connected to.
-func dialer(names Addrs) Dial {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		host, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, err
-		}
-		a, err := names.Addrs(ctx, host)
-		if err != nil {
-			return nil, err
-		}
-		err = fmt.Errorf("%s has no address to connect to", host)
-		d := net.Dialer{Timeout: fetchTimeout / 4}
-		for _, ip := range a.Addrs[:min(len(a.Addrs), 8)] {
-			if !reachable(ip) {
-				continue
-			}
-			var c net.Conn
-			if c, err = d.DialContext(ctx, "tcp", net.JoinHostPort(ip.String(), port)); err == nil {
-				return c, nil
-			}
-		}
+// dial tries the addresses of a policy server one after another.
+func (w Web) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
 		return nil, err
 	}
+	a, err := w.Names.Addrs(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	err = fmt.Errorf("%s has no address to connect to", host)
+	d := net.Dialer{Timeout: fetchTimeout / 4}
+	for _, ip := range a.Addrs[:min(len(a.Addrs), 8)] {
+		if !reachable(ip) && !w.Loopback {
+			continue
+		}
+		var c net.Conn
+		if c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(ip, w.Port).String()); err == nil {
+			return c, nil
+		}
+	}
+	return nil, err
 }
 
 // reachable tells whether ip can be a server of somebody else.

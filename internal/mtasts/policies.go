@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dns"
+	"github.com/opensmtpd/opensmtpd/internal/keep"
 )
 
 // TXT looks text records up; *dns.Resolver does.
@@ -18,10 +19,11 @@ type TXT interface {
 
 // Config is what Policies need. A zero field means the usual.
 type Config struct {
-	DNS       TXT     // required
-	Fetcher   Fetcher // required
-	Store     Store   // nil: policies are forgotten when the process ends
-	MaxCached int     // policies in memory; 4096
+	DNS       TXT           // required
+	Fetcher   Fetcher       // required
+	Store     keep.Keeper   // by domain; nil: policies are forgotten when the process ends
+	MaxCached int           // policies in memory; 4096
+	Patience  time.Duration // of a caller with a policy server; 20 s
 	Now       func() time.Time
 }
 
@@ -33,7 +35,16 @@ const (
 	// refreshAge is the age at which a policy is fetched again in the background, if
 	// half of its max_age is not over before.
 	refreshAge = 24 * time.Hour
+	// patience is how long mail waits for a policy that is not known yet. A fetch that
+	// takes longer goes on, for the mail to come.
+	patience = 20 * time.Second
+	// loadTimeout bounds the reading of a policy that is kept.
+	loadTimeout = 10 * time.Second
 )
+
+// ErrUnknown says that it is not known whether a policy is in force, because those
+// that are kept cannot be read. No mail may be sent without knowing.
+var ErrUnknown = errors.New("policies that are kept cannot be read")
 
 // Policies knows the policies of domains. Its methods may be called concurrently.
 // Close ends it.
@@ -76,6 +87,9 @@ func New(cfg Config) *Policies {
 	if cfg.MaxCached <= 0 {
 		cfg.MaxCached = 4096
 	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = patience
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -103,10 +117,14 @@ func (p *Policies) Close() error {
 // Policy returns the policy in force for a domain in ASCII, nil when it has none. A
 // policy that is not known yet is fetched while the caller waits. An error tells
 // that a policy is announced but cannot be had, or, beside a policy, not its newest
-// edition: mail goes on by what is known (RFC 8461 section 5.1).
+// edition: mail goes on by what is known (RFC 8461 section 5.1), unless the error is
+// ErrUnknown.
 func (p *Policies) Policy(ctx context.Context, domain string) (*Policy, error) {
 	domain = strings.ToLower(domain)
-	known := p.known(ctx, domain)
+	known, err := p.known(ctx, domain)
+	if err != nil {
+		return nil, fmt.Errorf("MTA-STS policy of %s: %w: %w", domain, ErrUnknown, err)
+	}
 	id, err := p.announced(ctx, domain)
 	if err != nil {
 		// A record that is missing or cannot be read does not end a policy.
@@ -122,6 +140,8 @@ func (p *Policies) Policy(ctx context.Context, domain string) (*Policy, error) {
 		return known.get(), err
 	}
 	c := p.fetch(domain, id)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Patience)
+	defer cancel()
 	select {
 	case <-c.done:
 	case <-ctx.Done():
@@ -151,26 +171,48 @@ func (p *Policies) announced(ctx context.Context, domain string) (string, error)
 }
 
 // known returns the policy kept for a domain, nil for none that is in force.
-func (p *Policies) known(ctx context.Context, domain string) *kept {
+func (p *Policies) known(ctx context.Context, domain string) (*kept, error) {
 	p.mu.Lock()
 	k := p.cache[domain]
 	p.mu.Unlock()
-	if k == nil && p.cfg.Store != nil {
-		e, err := p.cfg.Store.Load(ctx, domain)
-		if err != nil || e.Domain != domain {
-			return nil // a store that is broken or empty: the policy is fetched again
+	if k == nil {
+		var err error
+		if k, err = p.load(ctx, domain); err != nil {
+			return nil, err
 		}
-		policy, err := ParsePolicy(e.Text)
-		if err != nil {
-			return nil
-		}
-		k = &kept{Entry: e, policy: policy}
-		p.keep(k)
 	}
 	if k == nil || !p.cfg.Now().Before(k.Fetched.Add(max(k.policy.MaxAge, retry))) {
-		return nil
+		return nil, nil
 	}
-	return k
+	return k, nil
+}
+
+// load reads the policy of a domain from the store. What is damaged is as good as
+// nothing: the policy is fetched again.
+func (p *Policies) load(ctx context.Context, domain string) (*kept, error) {
+	if p.cfg.Store == nil || !storable(domain) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	b, err := p.cfg.Store.Get(ctx, domain)
+	if errors.Is(err, keep.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := ParseEntry(b)
+	if err != nil || e.Domain != domain {
+		return nil, nil
+	}
+	policy, err := ParsePolicy(e.Text)
+	if err != nil {
+		return nil, nil
+	}
+	k := &kept{Entry: e, policy: policy}
+	p.keep(k)
+	return k, nil
 }
 
 // stale tells whether a policy in force should be fetched again.
@@ -264,9 +306,9 @@ func (p *Policies) get(domain, id string) (*kept, error) {
 	}
 	k := &kept{Entry{Domain: domain, ID: id, Fetched: p.cfg.Now(), Text: text}, policy}
 	p.keep(k)
-	if p.cfg.Store != nil {
+	if p.cfg.Store != nil && storable(domain) {
 		// What cannot be stored is in memory; that is how a process without a store works.
-		_ = p.cfg.Store.Save(ctx, k.Entry)
+		_ = p.cfg.Store.Put(ctx, domain, k.Entry.Append(nil))
 	}
 	return k, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dns"
+	"github.com/opensmtpd/opensmtpd/internal/keep"
 )
 
 // world is a fake of what is outside: records, policy servers, time.
@@ -83,7 +84,7 @@ func (w *world) fetched() int {
 }
 
 // start returns Policies in a world.
-func start(t *testing.T, w *world, store Store) *Policies {
+func start(t *testing.T, w *world, store keep.Keeper) *Policies {
 	t.Helper()
 	p := New(Config{DNS: w, Fetcher: w, Store: store, Now: w.Now})
 	t.Cleanup(func() { p.Close() })
@@ -255,13 +256,13 @@ func TestStoredPolicySurvivesARestart(t *testing.T) {
 	w := newWorld()
 	dir := t.TempDir()
 	w.change(func() { w.ids["example.org"], w.texts["example.org"] = "1", text(3600) })
-	p := start(t, w, NewFiles(dir, 10))
+	p := start(t, w, keep.New(dir, keep.Limits{Records: 10, Size: MaxEntry}))
 	expect(t, p, "example.org", 3600, nil)
 	p.Close()
 	w.change(func() { delete(w.ids, "example.org"); delete(w.texts, "example.org") })
-	expect(t, start(t, w, NewFiles(dir, 10)), "example.org", 3600, nil)
+	expect(t, start(t, w, keep.New(dir, keep.Limits{Records: 10, Size: MaxEntry})), "example.org", 3600, nil)
 	w.change(func() { w.now = w.now.Add(2 * time.Hour) })
-	expect(t, start(t, w, NewFiles(dir, 10)), "example.org", -1, nil)
+	expect(t, start(t, w, keep.New(dir, keep.Limits{Records: 10, Size: MaxEntry})), "example.org", -1, nil)
 }
 
 func TestDamagedFileIsIgnored(t *testing.T) {
@@ -270,58 +271,42 @@ func TestDamagedFileIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	for _, content := range []string{"", "nonsense", "mta-sts 1 1 1800000000 other.example\n" + text(3600),
 		"mta-sts 1 1 1800000000 example.org\nnonsense", "mta-sts 1 1 -5 example.org\n" + text(3600)} {
-		if err := os.WriteFile(filepath.Join(dir, "policy-example.org"), []byte(content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "example.org"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, start(t, w, NewFiles(dir, 10)), "example.org", -1, nil)
+		expect(t, start(t, w, keep.New(dir, keep.Limits{Records: 10, Size: MaxEntry})), "example.org", -1, nil)
 	}
 	w.change(func() { w.ids["example.org"], w.texts["example.org"] = "1", text(3600) })
-	expect(t, start(t, w, NewFiles(dir, 10)), "example.org", 3600, nil)
+	expect(t, start(t, w, keep.New(dir, keep.Limits{Records: 10, Size: MaxEntry})), "example.org", 3600, nil)
 }
 
-func TestFilesAreBounded(t *testing.T) {
+// broken is a Keeper that does not work.
+type broken struct{ keep.Keeper }
+
+func (broken) Get(context.Context, string) ([]byte, error) { return nil, errAway }
+
+// Who cannot know whether a policy is in force must not send.
+func TestStoreThatCannotBeReadIsNoLackOfAPolicy(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	left := filepath.Join(dir, "tmp-left")
-	if err := os.WriteFile(left, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := NewFiles(dir, 10)
-	for i := range 40 {
-		e := Entry{Domain: fmt.Sprintf("d%d.example", i), ID: "1", Fetched: time.Unix(int64(i), 0), Text: []byte(good)}
-		for range 2 {
-			if err := s.Save(t.Context(), e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got, err := s.Load(t.Context(), e.Domain); err != nil || got.Domain != e.Domain || !got.Fetched.Equal(e.Fetched) || string(got.Text) != good {
-			t.Fatalf("%+v, %v", got, err)
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil || len(entries) > 10 {
-			t.Fatalf("%d files, %v", len(entries), err)
-		}
-	}
-	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("file left behind by a crash: %v", err)
-	}
+	w := newWorld()
+	expect(t, start(t, w, broken{}), "example.org", -1, ErrUnknown)
 }
 
-func TestNamesThatCannotBeFilesAreRefused(t *testing.T) {
+func TestSlowPolicyServerHoldsMailUpForAWhileOnly(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := NewFiles(filepath.Join(dir, "store"), 10)
-	if err := os.Mkdir(filepath.Join(dir, "store"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range []string{"", ".", "..", "../x", "/etc/passwd", "A.example", "a.example.", "a b", strings.Repeat("a.", 125) + "x"} {
-		if err := s.Save(t.Context(), Entry{Domain: d, ID: "1", Text: []byte(good)}); err == nil {
-			t.Errorf("%q was saved", d)
-		}
-		if e, err := s.Load(t.Context(), d); err == nil {
-			t.Errorf("%q was loaded: %+v", d, e)
-		}
-	}
+	w := newWorld()
+	w.change(func() {
+		w.ids["example.org"], w.texts["example.org"], w.wait = "1", text(3600), make(chan struct{})
+	})
+	p := New(Config{DNS: w, Fetcher: w, Now: w.Now, Patience: time.Millisecond})
+	t.Cleanup(func() { p.Close() })
+	expect(t, p, "example.org", -1, context.DeadlineExceeded)
+	p.mu.Lock()
+	c := p.calls["example.org"]
+	p.mu.Unlock()
+	close(w.wait)
+	<-c.done // it went on
+	expect(t, p, "example.org", 3600, nil)
 }
 
 // An entry that parses has the form that Append gives.

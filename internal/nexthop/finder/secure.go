@@ -37,6 +37,9 @@ func (f *Finder) secure(ctx context.Context, cands []*candidate, t target, hops 
 	}
 	answers := f.tlsa(ctx, cands, t, authentic)
 	wg.Wait()
+	if errors.Is(stsErr, mtasts.ErrUnknown) {
+		return temporary(7, 5, "It is not known how the domain wants its mail secured", stsErr)
+	}
 	if stsErr != nil {
 		hops.Notes = append(hops.Notes, stsErr.Error())
 		hops.Failures = append(hops.Failures, tlsrpt.Event{

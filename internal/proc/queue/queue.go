@@ -14,6 +14,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/deliver"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/keep"
 	"github.com/opensmtpd/opensmtpd/internal/maillog"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
@@ -29,6 +30,8 @@ type Parts struct {
 	// Store opens the spool, which calls synced before each wait for the disk.
 	Store    func(c proto.QueueConfig, synced func()) (queue.Store, error)
 	Schedule func(maxInFlight int) Schedule
+	// Keep opens the records that lookup keeps here, by kind.
+	Keep func(c proto.QueueConfig) map[proto.RecordKind]keep.Keeper
 }
 
 // Schedule is a schedule that can be counted.
@@ -45,6 +48,7 @@ type Queue struct {
 	stats    stats.Set
 	config   atomic.Pointer[config]
 	store    queue.Store
+	kept     map[proto.RecordKind]keep.Keeper
 	sched    Schedule
 	deliver  *deliver.Deliverer
 	bounces  *bouncer
@@ -101,6 +105,7 @@ func (q *Queue) Mux(peer proto.Role) *imsg.Mux {
 		proto.ReleaseRelay.Handle(mux, proc.Handler(q.releaseRelay))
 	case proto.Lookup:
 		proto.Submit.Handle(mux, proc.Handler(q.handleSubmit))
+		q.handleRecords(mux)
 	case proto.Control:
 		proto.List.Handle(mux, proc.Handler(q.list))
 		proto.Show.Handle(mux, q.show)
@@ -141,6 +146,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 		return reply, fmt.Errorf("open the queue: %w", err)
 	}
 	q.store = store
+	q.kept = q.parts.Keep(c)
 	q.sched = q.parts.Schedule(c.MaxInflight)
 	q.p.Log.SetVerbose(c.Verbose)
 	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})
