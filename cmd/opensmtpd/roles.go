@@ -26,6 +26,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/submit"
 	"github.com/opensmtpd/opensmtpd/internal/tables/system"
+	"github.com/opensmtpd/opensmtpd/internal/tlsrpt"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
@@ -108,6 +109,7 @@ func startRole(ctx context.Context, env proc.Env, net network, files []*os.File)
 				_ = policies.Close() // it waits for fetches, and cannot fail
 			})
 			parts.Finder = newFinder(resolver, policies, net)
+			parts.Counter = tlsrpt.NewCounter(lookup.Records(p, proto.KeptTLSCounts), nil)
 			return lookup.New(p, parts)
 		}
 	case proto.Queue:

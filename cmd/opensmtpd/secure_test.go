@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,7 +10,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -16,12 +20,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dnstest"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/tlsrpt"
 )
 
 // authority signs certificates that the daemons of a test believe.
@@ -325,4 +333,171 @@ match from any mail-from "any@example.net" for any action "any"
 			"DATA", "^354", "Subject: test\r\n\r\nx\r\n.", "^250", "QUIT", "^221")
 		m.wait(`mta delivery .*to=<` + tt.sender + `@` + tt.domain + `> .*` + tt.want)
 	}
+}
+
+// reportConf sends mail for the domains of the world abroad, and reports to ours.
+const reportConf = `
+report tls from "tls@example.org" organization "Example"
+table owner { owner = $owner }
+table everybody { "@" = owner }
+queue retry mta 1s
+listen on $host port $port hostname out.example.org
+action "keep" maildir $maildir virtual <everybody> userbase <owner>
+action "out" relay
+match from any for domain "reports.example" action "keep"
+match from any for any action "out"
+`
+
+// tlsCounts returns what was counted, a line for each domain and policy.
+func (m *mta) tlsCounts() string {
+	m.t.Helper()
+	var out []string
+	for _, s := range ask(m, proto.ListTLS, proto.ListTLSRequest{}).Summaries {
+		for _, p := range s.Policies {
+			line := fmt.Sprintf("%s %s %d/%d", s.Domain, p.Policy.Type, p.Success, p.Failure)
+			for _, d := range p.Failures {
+				line += " " + string(d.Result)
+			}
+			out = append(out, line)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+// waitForCounts waits until the counts are as wanted: they come a moment after the
+// log line of a delivery.
+func (m *mta) waitForCounts(want string) {
+	m.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		got := m.tlsCounts()
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("counted\n%s\nwant\n%s", got, want)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func TestSessionsAreCountedAndReported(t *testing.T) {
+	t.Parallel()
+	w := newAbroad(t, stsZone+`
+clear.example. MX 10 mx.clear.example.
+mx.clear.example. A 127.0.0.4
+_smtp._tls.bad.example. TXT "v=TLSRPTv1; rua=mailto:bad@reports.example"
+`, map[string]string{
+		"good.example": stsPolicy("enforce", "mx.good.example"), "bad.example": stsPolicy("enforce", "mx.bad.example"),
+		"testing.example": stsPolicy("testing", "mx.testing.example"), "other.example": stsPolicy("enforce", "mx.other.example"),
+	})
+	m := w.sender(t, reportConf)
+	m.start()
+	for _, tt := range []struct{ rcpt, result string }{
+		{"a@good.example", "Ok"}, {"b@bad.example", "TempFail"}, {"c@testing.example", "Ok"}, {"d@other.example", "TempFail"}, {"e@clear.example", "Ok"},
+	} {
+		m.send(tt.rcpt, "x")
+		m.wait(`mta delivery .*to=<` + tt.rcpt + `> .*result="` + tt.result + `"`)
+	}
+	want := `bad.example sts 0/1 certificate-host-mismatch
+clear.example no-policy-found 0/1 starttls-not-supported
+good.example sts 1/0
+other.example sts 0/1 validation-failure
+testing.example sts 0/1 certificate-host-mismatch`
+	m.waitForCounts(want)
+	m.stop()
+
+	// As if the day was over: the record of a day becomes that of an earlier one.
+	dir := filepath.Join(m.dir, "spool", "keep", "tlsrpt")
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("records %q, %v", names, err)
+	}
+	before := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -2)
+	rewriteDay(t, names[0], filepath.Join(dir, before.Format(time.DateOnly)), before)
+	m.writeConf("queue retry mta 1h\n" + reportConf)
+	m.start()
+	m.wait(`tls-report domain=bad\.example day=` + before.Format(time.DateOnly) + ` to=<bad@reports\.example>`)
+	m.wait(`mda delivery .*from=<tls@example\.org> to=<bad@reports\.example> .*result=Ok`)
+	mails := m.mails()
+	if len(mails) != 1 {
+		t.Fatalf("%d messages, want one report", len(mails))
+	}
+	for _, want := range []string{
+		"Subject: Report Domain: bad.example", "TLS-Report-Domain: bad.example", "TLS-Required: No", `report-type="tlsrpt"`, "application/tlsrpt+gzip",
+	} {
+		if !strings.Contains(mails[0], want) {
+			t.Errorf("the report has no %q:\n%s", want, mails[0])
+		}
+	}
+}
+
+// rewriteDay gives the record of a day to another one.
+func rewriteDay(t *testing.T, from, to string, day time.Time) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []tlsrpt.Summary
+	if err := json.NewDecoder(z).Decode(&list); err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		list[i].Day = day
+	}
+	var out bytes.Buffer
+	zw := gzip.NewWriter(&out)
+	if err := errors.Join(json.NewEncoder(zw).Encode(list), zw.Close(), os.WriteFile(to, out.Bytes(), 0o600), os.Remove(from)); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(to, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSenderRequiresTLS(t *testing.T) {
+	t.Parallel()
+	w := newAbroad(t, stsZone+`
+clear.example. MX 10 mx.clear.example.
+mx.clear.example. A 127.0.0.4
+example.net. MX 0 .
+`, map[string]string{
+		"good.example": stsPolicy("enforce", "mx.good.example"), "bad.example": stsPolicy("enforce", "mx.bad.example"),
+		"testing.example": stsPolicy("testing", "mx.testing.example"), "other.example": stsPolicy("enforce", "mx.other.example"),
+	})
+	m := w.sender(t, `
+pki out cert "DIR/out.crt" key "DIR/out.key"
+queue retry mta 1s
+listen on $host port $port tls pki out hostname out.example.org
+action "out" relay
+match from any for any action "out"
+`)
+	w.ca.write(m, "out", w.ca.sign("out.example.org"))
+	m.start()
+	m.dialogue("^220", "EHLO client.example.net", `(?s)^250 ([^R]|R[^E])*$`,
+		"MAIL FROM:<sender@example.net> REQUIRETLS", `^530 5\.7\.10 `)
+	c, _ := m.startTLS("out.example.org")
+	m.talk(c, "EHLO client.example.net", `(?s)^250 .*\nREQUIRETLS\n`)
+	for _, tt := range []struct{ rcpt, want string }{
+		{"one@good.example", `result="Ok"`},
+		{"two@clear.example", `result="PermFail" .*as securely as the sender requires`},
+	} {
+		m.talk(c, "MAIL FROM:<sender@example.net> REQUIRETLS", "^250", "RCPT TO:<"+tt.rcpt+">", "^250",
+			"DATA", "^354", "Subject: secret\r\n\r\nx\r\n.", "^250")
+		m.wait(`mta delivery .*to=<` + tt.rcpt + `> .*` + tt.want)
+	}
+	// The next host takes over the demand.
+	w.hosts.wait(`mda delivery .*to=<one@good\.example> .*result=Ok`)
+
+	// Mail that says it does not matter goes where a policy would not let it.
+	m.talk(c, "MAIL FROM:<sender@example.net>", "^250", "RCPT TO:<three@bad.example>", "^250",
+		"DATA", "^354", "Subject: report\r\ntls-required: no\r\n\r\nx\r\n.", "^250")
+	m.wait(`mta delivery .*to=<three@bad\.example> .*result="Ok"`)
 }

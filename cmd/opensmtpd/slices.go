@@ -75,6 +75,7 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 		Confine: confine, ServerName: c.ServerName, Rules: c.Rules, Actions: c.Actions,
 		SubAddrDelim: c.SMTP.SubAddrDelim, QueueTTL: c.Queue.TTL,
 		SRSKey: c.SRS.Key, SRSBackup: c.SRS.BackupKey, SRSTTLDays: c.SRS.TTLDays,
+		TLSReport: proto.TLSReport(c.TLSReport),
 	}
 	l.RelayLimits = relayLimits(&c.MTA.Default)
 	for i := range c.MTA.Domains {

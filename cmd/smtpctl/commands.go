@@ -76,6 +76,7 @@ func commands() []command {
 		{"show routes", "list ways to remote addresses", showRelaying("routes")},
 		{"show stats", "print counters", showStats},
 		{"show status", "tell what runs and what is paused", showStatus},
+		{"show tlsrpt", "tell how TLS with other hosts went", showTLSReport},
 		{"stop", "end the service", stop},
 		{"trace TRACE", "log the detail of a subsystem", trace(true)},
 		{"untrace TRACE", "", trace(false)},

@@ -206,7 +206,7 @@ func TestWhatCannotBeUnderstoodIsAnsweredWithPossibilities(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ args, stderr string }{
 		{"frobnicate", "\tdiscover\n"},
-		{"show", "possibilities are:\n\tenvelope\n\thosts\n\thoststats\n\tmessage\n\tmta\n\tqueue\n\trelays\n\troutes\n\tstats\n\tstatus\n"},
+		{"show", "possibilities are:\n\tenvelope\n\thosts\n\thoststats\n\tmessage\n\tmta\n\tqueue\n\trelays\n\troutes\n\tstats\n\tstatus\n\ttlsrpt\n"},
 		{"show st", "\tstatus\n"},
 		{"r", "\tremove\n"},
 		{"remove xyz", "possibilities are:\n\t<evpid|msgid>\n\tall\n"},

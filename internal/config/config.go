@@ -30,6 +30,7 @@ type Config struct {
 	Queue     QueueConfig
 	SMTP      SMTPConfig
 	SRS       SRSConfig
+	TLSReport TLSReportConfig
 
 	// Warnings are doubts about a configuration that is valid: things declared and
 	// never used, rules that never match, open relays. They have no part in printing.
@@ -275,6 +276,13 @@ type SMTPConfig struct {
 type SRSConfig struct {
 	Key, BackupKey string
 	TTLDays        int // whole days, 4
+}
+
+// TLSReportConfig says how domains are told of TLS with their hosts (RFC 8460).
+type TLSReportConfig struct {
+	From         string // address of the sender; empty: no reports are sent
+	Organization string // empty: the server name
+	Contact      string // empty: From
 }
 
 // Error is one mistake in a configuration.

@@ -359,7 +359,7 @@ var keywords = wordSet(`action admd alias any auth auth-optional backup bounce b
 // statementWords begin a statement. A line that begins with one ends the search
 // for the closing brace of a broken statement.
 var statementWords = wordSet(`action admd bounce ca filter include listen match mda mta pki proc
-	queue scheduler smtp srs table`)
+	queue report scheduler smtp srs table`)
 
 func wordSet(words string) map[string]bool {
 	set := make(map[string]bool)

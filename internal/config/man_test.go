@@ -58,7 +58,7 @@ func TestManualPageNamesEveryWord(t *testing.T) {
 	for _, w := range strings.Fields("data-line noop quit recipient rset smtp-in smtp-out tagged") {
 		words[w] = true
 	}
-	want := strings.Fields(`proxy reserve retry bare-newline normalize gzip zstd space inodes opportunistic required sts dane prefer only
+	want := strings.Fields(`proxy reserve retry bare-newline normalize gzip zstd space inodes opportunistic required sts dane prefer only organization contact
 		max-mails max-rcpt max-session max-session-per-source max-errors max-auth-failures min-rate
 		max-session-per-user max-inflight max-schedule max-evp-batch-size max-msg-batch-size stdin file`)
 	for w := range keywords {

@@ -516,6 +516,8 @@ func (p *parser) statementFor(t token) func(token) {
 		return p.proc
 	case "queue":
 		return p.queue
+	case "report":
+		return p.report
 	case "scheduler":
 		return p.scheduler
 	case "smtp":

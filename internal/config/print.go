@@ -306,6 +306,9 @@ func (p *printer) smtp() {
 		p.line(none, "srs key backup", quoted(r.BackupKey))
 	}
 	p.line(none, fmt.Sprintf("srs ttl %dd", r.TTLDays))
+	if t := p.c.TLSReport; t.From != "" {
+		p.line(none, "report tls from", quoted(t.From), option("organization", t.Organization), option("contact", t.Contact))
+	}
 }
 
 func (p *printer) filters() {

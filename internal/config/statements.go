@@ -3,6 +3,9 @@ package config
 import (
 	"errors"
 	"strings"
+	"unicode"
+
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // admd reads "admd STRING".
@@ -258,6 +261,35 @@ func (p *parser) addProc(at token, pr *Proc) bool {
 		return true
 	}
 	return false
+}
+
+// report reads "report tls from ADDRESS [organization TEXT] [contact TEXT]".
+func (p *parser) report(token) {
+	if !p.expect("tls") || !p.expect("from") {
+		return
+	}
+	at := p.peek()
+	r := &p.cfg.TLSReport
+	*r = TLSReportConfig{From: p.str("an address in quotes")}
+	for !p.failed && !p.atEnd() {
+		t := p.peek()
+		var field *string
+		switch {
+		case p.acceptBare("organization"):
+			field = &r.Organization
+		case p.acceptBare("contact"):
+			field = &r.Contact
+		default:
+			p.syntaxError("expected organization or contact")
+			return
+		}
+		if *field = p.str("a text in quotes"); !p.failed && (*field == "" || strings.IndexFunc(*field, unicode.IsControl) >= 0) {
+			p.errorf(t.pos, "%s must be a text without control characters", t.text)
+		}
+	}
+	if a, err := smtp.ParseMailbox(r.From); !p.failed && (err != nil || a.Domain == "" || !a.ASCII()) {
+		p.errorf(at.pos, "%q is no address that reports can come from", cut(r.From))
+	}
 }
 
 // srs reads "srs key [backup] STRING" and "srs ttl DELAY".

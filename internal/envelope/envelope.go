@@ -66,6 +66,8 @@ const (
 	Internal                        // address obtained by expansion, or made by us
 	EightBit                        // body declared 8BITMIME (RFC 6152)
 	UTF8                            // MAIL carried SMTPUTF8 (RFC 6531)
+	RequireTLS                      // MAIL carried REQUIRETLS (RFC 8689)
+	TLSOptional                     // the message has a field "TLS-Required: No" (RFC 8689)
 )
 
 // Notify is the set of DSN notifications asked for (RFC 3461 section 4.1). Zero

@@ -61,6 +61,8 @@ var flagWords = [...]struct {
 	{Internal, "internal"},
 	{EightBit, "8bit"},
 	{UTF8, "utf8"},
+	{RequireTLS, "require-tls"},
+	{TLSOptional, "tls-optional"},
 }
 
 // bounceWords are the values of the key "bounce-type".

@@ -55,6 +55,7 @@ type Editor struct {
 	read     int    // bytes of the block so far
 	hops     int
 	date, id bool
+	noTLS    bool // TLS-Required: No
 	done     bool
 	err      error
 }
@@ -84,6 +85,10 @@ func (e *Editor) Err() error { return e.err }
 
 // Hops returns the number of Received fields so far.
 func (e *Editor) Hops() int { return e.hops }
+
+// TLSOptional tells whether a field "TLS-Required: No" was seen: the message is to be
+// delivered whatever the recipient's domain demands of TLS (RFC 8689 section 5).
+func (e *Editor) TLSOptional() bool { return e.noTLS }
 
 // Edit appends p, the next part of the message, to dst in its edited form. What
 // needs more input to be decided is held back.
@@ -149,7 +154,11 @@ func (e *Editor) handle(dst, line []byte) []byte {
 		e.err = ErrMalformed
 		return dst
 	}
-	e.begin(bytes.TrimRight(line[:colon], " \t"))
+	name := bytes.TrimRight(line[:colon], " \t")
+	if bytes.EqualFold(name, []byte("TLS-Required")) {
+		e.noTLS = bytes.EqualFold(bytes.TrimSpace(line[colon+1:]), []byte("no"))
+	}
+	e.begin(name)
 	return e.add(dst, line)
 }
 

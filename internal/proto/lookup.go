@@ -35,19 +35,22 @@ var (
 
 // ExpandRequest is one accepted RCPT command and what is known of its session.
 type ExpandRequest struct {
-	Generation uint32
-	MsgID      envelope.MsgID
-	Facts      policy.Facts
-	Hostname   string // the client's reverse name
-	SMTPName   string // ours
-	EightBit   bool
-	UTF8       bool
-	Ret        string
-	EnvID      string
-	Notify     envelope.Notify
-	OrigRcpt   string
-	Bounce     bool      // our own DSN: without a rule it is relayed
-	Created    time.Time // of the envelope that is sent through the rules again; zero: now
+	Generation  uint32
+	MsgID       envelope.MsgID
+	Facts       policy.Facts
+	Hostname    string // the client's reverse name
+	SMTPName    string // ours
+	EightBit    bool
+	UTF8        bool
+	RequireTLS  bool
+	TLSOptional bool
+	Ret         string
+	EnvID       string
+	Notify      envelope.Notify
+	OrigRcpt    string
+	Bounce      bool      // our own DSN
+	Own         bool      // a message of our own: without a rule it is relayed
+	Created     time.Time // of the envelope that is sent through the rules again; zero: now
 }
 
 // ExpandReply holds the ids of the envelopes made.

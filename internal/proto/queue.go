@@ -43,7 +43,9 @@ type MsgRequest struct{ MsgID envelope.MsgID }
 type CommitRequest struct {
 	MsgID   envelope.MsgID
 	Spilled bool
-	Body    []byte
+	// TLSOptional is what the header says, which came after the recipients.
+	TLSOptional bool
+	Body        []byte
 }
 
 // SubmitRequest holds envelopes without ids; the queue numbers them.

@@ -7,6 +7,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/internal/tlsrpt"
 )
 
 // Relaying: the queue hands due envelopes to the dispatcher, which asks lookup for
@@ -65,6 +66,8 @@ type RouteRequest struct {
 	Domain    string
 	Sender    smtp.Path
 	Forwarder string
+	// RequireTLS and TLSOptional are what the message asks of TLS (RFC 8689).
+	RequireTLS, TLSOptional bool
 }
 
 // RouteReply is a way: the data of relay.Route.
@@ -84,7 +87,8 @@ type RouteReply struct {
 	Filter    string
 	Limits    RouteLimits
 	TTL       time.Duration
-	Notes     []string
+	// Policies are what the domain asks for, for reports; see RouteTLS.Policy.
+	Policies []tlsrpt.Policy
 }
 
 // RouteHost is one next hop.
@@ -117,8 +121,8 @@ type RouteTLS struct {
 	TLSA     []RouteTLSA
 	SNI      string
 	Names    []string
-	Patterns []string
 	Testing  bool
+	Policy   int // index in Policies; -1: nothing is to be reported
 }
 
 // RouteTLSA is one TLSA record.

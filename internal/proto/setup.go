@@ -153,8 +153,12 @@ type LookupConfig struct {
 	SRSKey       string
 	SRSBackup    string
 	SRSTTLDays   int
+	TLSReport    TLSReport
 	Verbose      VerboseRequest
 }
+
+// TLSReport says who sends reports of TLS; without From nobody does.
+type TLSReport struct{ From, Organization, Contact string }
 
 // DomainLimits are the relay limits for one destination.
 type DomainLimits struct {

@@ -27,6 +27,10 @@ type NetDialer struct {
 	// not called for targets without TLS. Its error is temporary.
 	TLS func(t *Target) (*tls.Config, func(*tls.ConnectionState) bool, error)
 
+	// Doubt tells what a policy under test has against the certificate of a target; nil:
+	// there are none.
+	Doubt func(t *Target, state *tls.ConnectionState) error
+
 	// Connect makes the connection; nil: from Target.Source by TCP.
 	Connect func(ctx context.Context, t *Target) (net.Conn, error)
 
@@ -58,6 +62,9 @@ func (d *NetDialer) Dial(ctx context.Context, t *Target) (Session, error) {
 	if err := s.c.Open(ctx); err != nil {
 		_ = s.c.Quit(ctx) // a word of goodbye where that can be said; closes
 		return nil, dialError(err)
+	}
+	if state := s.c.TLS(); state != nil && t.TLS.Testing && d.Doubt != nil {
+		s.doubt = d.Doubt(t, state)
 	}
 	return s, nil
 }
@@ -159,12 +166,16 @@ func stageOf(s client.Stage) Stage {
 type netSession struct {
 	c     *client.Session
 	local netip.Addr
+	doubt error // of a policy under test
 }
 
 // Caps implements Session.
 func (s *netSession) Caps() Caps {
 	x := s.c.Extensions()
-	return Caps{Size: x.MaxSize, DSN: x.DSN, MailMax: x.MaxMails, RcptMax: x.MaxRcpts, RcptDomainMax: x.MaxDomains, LocalAddr: s.local}
+	return Caps{
+		Size: x.MaxSize, DSN: x.DSN, MailMax: x.MaxMails, RcptMax: x.MaxRcpts, RcptDomainMax: x.MaxDomains, LocalAddr: s.local,
+		Name: s.c.Name(), Secure: s.c.TLS() != nil, Doubt: s.doubt,
+	}
 }
 
 // Send implements Session.
@@ -172,7 +183,8 @@ func (s *netSession) Send(ctx context.Context, t *Transaction) ([]Answer, error)
 	first := t.Rcpts[0]
 	ct := client.Transaction{
 		Sender: t.Sender, Rcpts: make([]client.Recipient, len(t.Rcpts)), Body: io.NewSectionReader(t.Body, 0, t.Body.Size()), Size: t.Body.Size(),
-		EightBit: first.Flags&envelope.EightBit != 0, UTF8: first.Flags&envelope.UTF8 != 0, Ret: first.Ret, EnvID: first.EnvID,
+		EightBit: first.Flags&envelope.EightBit != 0, UTF8: first.Flags&envelope.UTF8 != 0,
+		RequireTLS: first.Flags&envelope.RequireTLS != 0, Ret: first.Ret, EnvID: first.EnvID,
 	}
 	for i, e := range t.Rcpts {
 		ct.Rcpts[i] = client.Recipient{Path: e.Dest, Notify: e.Notify, OrigRcpt: e.OrigRcpt}

@@ -57,6 +57,8 @@ type conn struct {
 	session Session // set with the mutex held
 	caps    Caps
 	local   netip.Addr
+	target  *Target
+	told    map[string]bool // domains that the Witness was told of
 
 	// Guarded by the mutex.
 	state   state
@@ -141,7 +143,8 @@ func (c *conn) run(ctx, sending context.Context) {
 
 // connect makes the connection ready.
 func (c *conn) connect(ctx context.Context) bool {
-	t := c.target()
+	t := c.newTarget()
+	c.target = t
 	for {
 		c.e.events.Report(report.RelayConnecting{Session: c.id, Address: t.Scheme() + "://" + t.Addr.String(), Host: t.Host})
 		began := time.Now()
@@ -158,6 +161,9 @@ func (c *conn) connect(ctx context.Context) bool {
 			d = &DialError{Stage: Connect, Text: "Connection failed", Err: err}
 		}
 		c.e.events.Report(report.RelayError{Session: c.id, Reason: d.Error()})
+		if d.Stage == StartTLS {
+			c.witness(c.waitingDomains(), d)
+		}
 		if !d.TLSBroke || t.TLS.Mode != Opportunistic || t.TLS.Implicit {
 			c.failed(d)
 			return false
@@ -166,12 +172,14 @@ func (c *conn) connect(ctx context.Context) bool {
 		c.e.mu.Lock()
 		c.link.plain = time.Now().Add(plainTime)
 		c.e.mu.Unlock()
-		t.TLS = TLS{Mode: NoTLS}
+		again := *t
+		again.TLS = TLS{Mode: NoTLS}
+		c.target, t = &again, &again
 	}
 }
 
-// target describes the connection.
-func (c *conn) target() *Target {
+// newTarget describes the connection.
+func (c *conn) newTarget() *Target {
 	r := c.relay
 	c.e.mu.Lock()
 	defer c.e.mu.Unlock()
@@ -401,6 +409,7 @@ func (c *conn) transact(ctx context.Context, t *task, as []*Attempt) bool {
 	for i, a := range as {
 		rcpts[i] = a.Envelope
 	}
+	c.witness(domainsOf(rcpts), nil)
 	answers, err := c.session.Send(ctx, &Transaction{MsgID: t.msg, Sender: t.sender, Rcpts: rcpts, Body: body})
 	_ = body.Close() // it was only read
 	took := time.Since(began)

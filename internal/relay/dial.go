@@ -130,6 +130,9 @@ type Caps struct {
 	RcptMax       int   // recipients in a transaction
 	RcptDomainMax int   // recipient domains in a transaction
 	LocalAddr     netip.Addr
+	Name          string // of the host, as it greeted
+	Secure        bool   // TLS is in use
+	Doubt         error  // what a policy under test has against the certificate
 }
 
 // Transaction is one message for some of its recipients.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -25,6 +26,7 @@ const maxAsking = 1000
 // for a domain, and for a sender with the domain or without.
 type routeKey struct {
 	action, domain string
+	require, any   bool // what the message asks of TLS
 	sender         smtp.Path
 	forwarder      string
 }
@@ -53,7 +55,10 @@ func (q *query) holdName() string { return "mta|" + q.key.action + "|" + q.key.d
 // questionOf returns what to ask for an attempt.
 func questionOf(a *Attempt) RouteQuery {
 	v := a.Envelope
-	q := RouteQuery{Action: v.Action, Domain: strings.ToLower(v.Dest.Domain), Sender: v.Sender}
+	q := RouteQuery{
+		Action: v.Action, Domain: strings.ToLower(v.Dest.Domain), Sender: v.Sender,
+		RequireTLS: v.Flags&envelope.RequireTLS != 0, TLSOptional: v.Flags&envelope.TLSOptional != 0,
+	}
 	if v.Rcpt != v.Dest {
 		q.Forwarder = strings.ToLower(v.Rcpt.Domain)
 	}
@@ -63,7 +68,7 @@ func questionOf(a *Attempt) RouteQuery {
 // find returns the answer to a question that is still good, and else the key to ask
 // it under.
 func (e *Relayer) find(q RouteQuery, now time.Time) (*known, routeKey) {
-	k := routeKey{action: q.Action}
+	k := routeKey{action: q.Action, require: q.RequireTLS, any: q.TLSOptional}
 	c := e.routes[k]
 	if c == nil || !now.Before(c.expires) {
 		k.domain = q.Domain
@@ -217,7 +222,7 @@ func (e *Relayer) learn(q *query, rt *Route) *known {
 	if len(e.routes) >= maxRoutes {
 		clear(e.routes)
 	}
-	k := routeKey{action: q.ask.Action}
+	k := routeKey{action: q.ask.Action, require: q.ask.RequireTLS, any: q.ask.TLSOptional}
 	if !rt.AnyDomain {
 		delete(e.routes, k)
 		k.domain = q.ask.Domain

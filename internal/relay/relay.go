@@ -128,6 +128,15 @@ type Rescheduler interface {
 	Reschedule(ids []envelope.ID)
 }
 
+// Witness is an optional ability of a Desk: to be told how connections to hosts went,
+// for the reports of RFC 8460. It must neither wait nor call back.
+type Witness interface {
+	// Session tells that a connection to t was opened for recipients of some domains,
+	// with what the host announced, or, when failure is not nil, that there was no
+	// agreement on TLS. It is told once for each connection and domain.
+	Session(t *Target, caps Caps, domains []string, failure *DialError)
+}
+
 // Bodies opens the text of messages. It is called from several goroutines, when a
 // transaction begins.
 type Bodies interface {
@@ -157,6 +166,8 @@ type RouteQuery struct {
 	Domain    string    // of the recipient, lower case; may be an address literal
 	Sender    smtp.Path // envelope sender
 	Forwarder string    // domain of the recipient before expansion, when that changed it; else empty
+	// RequireTLS and TLSOptional are what the message asks of TLS (RFC 8689).
+	RequireTLS, TLSOptional bool
 }
 
 // Options of a Relayer. Zero fields mean the default.

@@ -75,7 +75,6 @@ type TLS struct {
 	Names    []string // of which the certificate must have one; empty: Host.Name
 	Patterns []string // mx patterns of the policy, for STS; hosts beside them are not used
 	Testing  bool     // check and report, but deliver regardless (RFC 8461 section 5)
-	Policy   int      // which policy asked for this, for the reports of RFC 8460; for the Dialer
 }
 
 // TLSA is one record (RFC 6698 section 2.1).
@@ -165,7 +164,6 @@ func (k *keyWriter) host(h *Host) {
 	}
 	k.text(h.TLS.SNI)
 	k.flag(h.TLS.Testing)
-	k.number(h.TLS.Policy)
 	k.number(len(h.TLS.Names))
 	k.text(h.TLS.Names...)
 	k.number(len(h.TLS.Patterns))

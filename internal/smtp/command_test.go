@@ -66,13 +66,14 @@ func TestMailParams(t *testing.T) {
 		reply    string // of the refusal
 	}{
 		{"none", "", MailParams{}, ""},
-		{"all", " size=12 BODY=8bitmime SMTPUTF8 RET=full ENVID=a+2Bb AUTH=x+40y",
-			MailParams{12, true, true, "FULL", "a+2Bb"}, ""},
+		{"all", " size=12 BODY=8bitmime SMTPUTF8 REQUIRETLS RET=full ENVID=a+2Bb AUTH=x+40y",
+			MailParams{12, true, true, true, "FULL", "a+2Bb"}, ""},
 		{"7BIT", "BODY=7BIT", MailParams{}, ""},
 		{"size beyond all bounds", "SIZE=99999999999999999999", MailParams{Size: 1<<63 - 1}, ""},
 		{"size of too many digits", "SIZE=000000000000000000001", MailParams{}, "501 5.5.4 Invalid command arguments: invalid value: SIZE=000000000000000000001"},
 		{"negative size", "SIZE=-1", MailParams{}, "501 5.5.4 Invalid command arguments: invalid value: SIZE=-1"},
 		{"twice", "SIZE=1 SIZE=2", MailParams{Size: 1}, "503 5.5.4 Invalid command arguments: duplicate option SIZE=2"},
+		{"REQUIRETLS with a value", "REQUIRETLS=1", MailParams{}, "503 5.5.4 Invalid command arguments: Unsupported option REQUIRETLS=1"},
 		{"binary", "BODY=BINARYMIME", MailParams{}, "501 5.5.4 Invalid command arguments: invalid value: BODY=BINARYMIME"},
 		{"flag with a value", "SMTPUTF8=yes", MailParams{}, "503 5.5.4 Invalid command arguments: Unsupported option SMTPUTF8=yes"},
 		{"RET", "RET=SOME", MailParams{Ret: "SOME"}, "501 5.5.4 Invalid command arguments: invalid value: RET=SOME"},

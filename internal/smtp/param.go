@@ -14,11 +14,12 @@ const (
 
 // MailParams are the parameters of MAIL.
 type MailParams struct {
-	Size     int64  // SIZE (RFC 1870), 0 when absent
-	EightBit bool   // BODY=8BITMIME (RFC 6152)
-	UTF8     bool   // SMTPUTF8 (RFC 6531)
-	Ret      string // RET: "FULL", "HDRS" or "" (RFC 3461 section 4.3)
-	EnvID    string // ENVID as received, xtext (RFC 3461 section 4.4)
+	Size       int64  // SIZE (RFC 1870), 0 when absent
+	EightBit   bool   // BODY=8BITMIME (RFC 6152)
+	UTF8       bool   // SMTPUTF8 (RFC 6531)
+	RequireTLS bool   // REQUIRETLS (RFC 8689)
+	Ret        string // RET: "FULL", "HDRS" or "" (RFC 3461 section 4.3)
+	EnvID      string // ENVID as received, xtext (RFC 3461 section 4.4)
 }
 
 // Notify is what NOTIFY asks for (RFC 3461 section 4.1).
@@ -54,6 +55,8 @@ func ParseMailParams(s string, dsn bool) (MailParams, error) {
 			ok = value == "<>" || value != "" && isXtext(value)
 		case key == "SMTPUTF8" && !hasValue:
 			m.UTF8 = true
+		case key == "REQUIRETLS" && !hasValue:
+			m.RequireTLS = true
 		case key == "RET" && hasValue && dsn:
 			m.Ret = strings.ToUpper(value)
 			ok = m.Ret == "FULL" || m.Ret == "HDRS"

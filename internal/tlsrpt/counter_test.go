@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/internal/keep"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -45,39 +46,15 @@ func noon() *clock {
 	return &clock{now: time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC).In(time.FixedZone("", 9*3600))}
 }
 
-// memory is a Store.
-type memory struct {
-	mu   sync.Mutex
-	all  map[string]Summary
-	fail error
-}
+// full is a Keeper that has no room.
+type full struct{ keep.Keeper }
 
-func key(domain string, day time.Time) string { return domain + day.UTC().String() }
+var errFull = errors.New("full")
 
-func (m *memory) Put(_ context.Context, s Summary) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fail == nil {
-		m.all[key(s.Domain, s.Day)] = s
-	}
-	return m.fail
-}
+func (full) Put(context.Context, string, []byte) error { return errFull }
 
-func (m *memory) List(context.Context) ([]Summary, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var out []Summary
-	for _, s := range m.all {
-		out = append(out, s)
-	}
-	return out, m.fail
-}
-
-func (m *memory) Delete(_ context.Context, domain string, day time.Time) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.all, key(domain, day))
-	return m.fail
+func newStore(t *testing.T) keep.Keeper {
+	return keep.New(t.TempDir(), keep.Limits{Records: 10, Size: 1 << 20})
 }
 
 var stsPolicy = Policy{Type: TypeSTS, Domain: "example.org", Strings: []string{"version: STSv1", "mode: testing"}, MX: []string{"*.example.org"}}
@@ -118,14 +95,19 @@ func TestSessionsAreCountedByDay(t *testing.T) {
 		p.Failures[0].Reason != "expired?yesterday" {
 		t.Errorf("%+v", p)
 	}
-	if err := n.Forget(t.Context(), "example.org", got[1].Day); err != nil {
-		t.Fatal(err)
-	}
+	n.Reported("example.org", got[1].Day)
 	if got := n.Finished(); len(got) != 1 {
 		t.Errorf("%+v", got)
 	}
+	first := n.List(Summary{}, 2000)
+	if len(first) != 2 || first[0].Domain != "a.example" || !first[1].Reported {
+		t.Errorf("%+v", first)
+	}
+	if rest := n.List(first[1], 0); len(rest) != 1 || !rest[0].Day.After(first[1].Day) {
+		t.Errorf("%+v", rest)
+	}
 	c.pass(8 * 24 * time.Hour)
-	if err := n.Expire(t.Context()); err != nil || len(n.Finished()) != 0 {
+	if err := n.Expire(t.Context()); err != nil || len(n.List(Summary{}, 10)) != 0 || n.size != 0 {
 		t.Errorf("after a week: %+v, %v", n.Finished(), err)
 	}
 }
@@ -167,41 +149,67 @@ func TestCountsAreBounded(t *testing.T) {
 func TestCountsSurviveARestart(t *testing.T) {
 	t.Parallel()
 	c := noon()
-	m := &memory{all: make(map[string]Summary)}
-	n := NewCounter(m, c.Now)
+	store := newStore(t)
+	n := NewCounter(store, c.Now)
 	n.Add(failed("mx1.example.org"))
+	n.Add(Event{Domain: "a.example", Policy: stsPolicy})
+	n.Reported("a.example", n.today())
+	n.store = full{store}
+	if err := n.Save(t.Context()); !errors.Is(err, errFull) {
+		t.Errorf("a store that is full: %v", err)
+	}
+	n.store = store
 	if err := n.Save(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n.Add(failed("mx1.example.org")) // must not reach what the store has
-	m.mu.Lock()
-	m.fail = errors.New("full")
-	m.mu.Unlock()
-	if err := n.Save(t.Context()); err == nil {
-		t.Error("no error of a store that is full")
-	}
-	m.mu.Lock()
-	if got := m.all[key("example.org", n.today())].Policies[0]; got.Failure != 1 || got.Failures[0].Count != 1 {
-		t.Errorf("the stored summary has changed: %+v", got)
-	}
-	m.fail = nil
-	m.mu.Unlock()
-	if err := n.Save(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	n = NewCounter(m, c.Now)
+	n = NewCounter(store, c.Now)
+	n.Add(failed("mx1.example.org"))
+	n.Add(failed("mx2.example.org"))
 	if err := n.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	n.Add(failed("mx1.example.org"))
+	if err := n.Save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	c.pass(24 * time.Hour)
+	n = NewCounter(store, c.Now)
+	if err := n.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	got := n.Finished()
-	if len(got) != 1 || got[0].Policies[0].Failure != 3 || got[0].Policies[0].Failures[0].Count != 3 {
+	if len(got) != 1 || got[0].Domain != "example.org" || got[0].Policies[0].Failure != 4 ||
+		got[0].Policies[0].Failures[0].Count != 3 || got[0].Policies[0].Failures[1].MX != "mx2.example.org" {
 		t.Fatalf("%+v", got)
 	}
-	if err := n.Forget(t.Context(), got[0].Domain, got[0].Day); err != nil || len(m.all) != 0 {
-		t.Errorf("the store has %+v, %v", m.all, err)
+	c.pass(8 * 24 * time.Hour)
+	if err := NewCounter(store, c.Now).Load(t.Context()); err != nil {
+		t.Fatal(err)
 	}
+	if names, err := store.Names(t.Context()); err != nil || len(names) != 0 {
+		t.Errorf("after a week there are %q, %v", names, err)
+	}
+}
+
+// What a record holds was counted: domains that can be, and no more than are.
+func FuzzStored(f *testing.F) {
+	day := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	record, err := encode([]Summary{{Domain: "example.org", Day: day, Policies: []PolicySummary{{Policy: stsPolicy, Success: 1}}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(record)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := decode(b, day)
+		if err != nil {
+			return
+		}
+		for _, s := range list {
+			if !countable(s.Domain) || !s.Day.Equal(day) || len(s.Policies) > maxPolicies {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
 }
 
 // reporter and summary are those of the golden report.

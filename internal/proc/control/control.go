@@ -181,6 +181,7 @@ func (c *Control) administer(mux *imsg.Mux) {
 	pass(c, mux, proto.Dispatcher, proto.RelayList)
 	pass(c, mux, proto.Dispatcher, proto.RelayAdmin)
 	pass(c, mux, proto.Lookup, proto.UpdateTable)
+	pass(c, mux, proto.Lookup, proto.ListTLS)
 	pass(c, mux, proto.Parent, proto.Reload)
 	pass(c, mux, proto.Parent, proto.Stop)
 	pass(c, mux, proto.Parent, proto.Status)

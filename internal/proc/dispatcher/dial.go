@@ -60,6 +60,15 @@ func (d *Dispatcher) clientTLS(t *relay.Target) (*tls.Config, func(*tls.Connecti
 	return cfg, unproven, nil
 }
 
+// doubt tells what a policy under test has against the certificate of a host.
+func (d *Dispatcher) doubt(t *relay.Target, st *tls.ConnectionState) error {
+	roots, err := d.current.Load().keys.roots(t.CA)
+	if err != nil {
+		return nil // that is our trouble, not the domain's
+	}
+	return verify(st.PeerCertificates, roots, t.TLS.Names)
+}
+
 // verify checks a chain up to one of roots, nil for the system's, for one of names.
 func verify(chain []*x509.Certificate, roots *x509.CertPool, names []string) error {
 	if len(chain) == 0 {

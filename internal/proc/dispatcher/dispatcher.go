@@ -134,6 +134,7 @@ func (d *Dispatcher) Start(context.Context) error {
 	}
 	d.p.Go(func(ctx context.Context) { _ = d.relay.engine.Run(ctx) })
 	d.p.Go(d.relay.run)
+	d.p.Go(d.relay.tellSessions)
 	return nil
 }
 

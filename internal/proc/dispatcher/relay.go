@@ -26,11 +26,13 @@ type relaying struct {
 	replies map[*relay.Attempt]chan proto.RelayReply
 	waiting []*relay.Attempt // not yet given to the engine
 	wake    chan struct{}    // one slot
+
+	sessions sessions // for the reports of RFC 8460
 }
 
 func newRelaying(d *Dispatcher) *relaying {
-	r := &relaying{d: d, replies: map[*relay.Attempt]chan proto.RelayReply{}, wake: make(chan struct{}, 1)}
-	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Events: d.events}, bodies{d}, r, d.events)
+	r := &relaying{d: d, replies: map[*relay.Attempt]chan proto.RelayReply{}, wake: make(chan struct{}, 1), sessions: newSessions()}
+	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Doubt: d.doubt, Events: d.events}, bodies{d}, r, d.events)
 	return r
 }
 
@@ -166,6 +168,7 @@ type router struct{ d *Dispatcher }
 func (x router) Route(ctx context.Context, q relay.RouteQuery) (*relay.Route, error) {
 	r, err := proc.Ask(ctx, x.d.p.Links, proto.Lookup, proto.Route, proto.RouteRequest{
 		Action: q.Action, Domain: q.Domain, Sender: q.Sender, Forwarder: q.Forwarder,
+		RequireTLS: q.RequireTLS, TLSOptional: q.TLSOptional,
 	})
 	if err != nil {
 		return nil, refusal(err)
@@ -181,6 +184,9 @@ func (x router) Route(ctx context.Context, q relay.RouteQuery) (*relay.Route, er
 	for i := range r.Hosts {
 		out.Hosts = append(out.Hosts, hostOf(&r.Hosts[i]))
 	}
+	if !r.Fixed {
+		x.d.relay.sessions.note(q.Domain, &r)
+	}
 	return out, nil
 }
 
@@ -188,8 +194,7 @@ func hostOf(h *proto.RouteHost) relay.Host {
 	out := relay.Host{
 		Name: h.Name, Port: h.Port, Preference: h.Preference, Weight: h.Weight, Addrs: h.Addrs, LMTP: h.LMTP,
 		TLS: relay.TLS{
-			Mode: relay.TLSMode(h.TLS.Mode), Implicit: h.TLS.Implicit, SNI: h.TLS.SNI, Names: h.TLS.Names,
-			Patterns: h.TLS.Patterns, Testing: h.TLS.Testing,
+			Mode: relay.TLSMode(h.TLS.Mode), Implicit: h.TLS.Implicit, SNI: h.TLS.SNI, Names: h.TLS.Names, Testing: h.TLS.Testing,
 		},
 	}
 	if _, err := netip.ParseAddr(h.Name); err == nil {

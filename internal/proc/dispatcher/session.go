@@ -89,7 +89,7 @@ func (b *session) rcpt(ctx context.Context, t *server.Transaction, r *server.Rec
 			Authenticated: b.s.Authenticated, Username: b.s.Username, TLS: b.s.TLS != nil,
 			Sender: t.Sender, Rcpt: r.Path,
 		},
-		Hostname: b.s.RDNS, SMTPName: b.s.Name, EightBit: t.EightBit, UTF8: t.UTF8,
+		Hostname: b.s.RDNS, SMTPName: b.s.Name, EightBit: t.EightBit, UTF8: t.UTF8, RequireTLS: t.RequireTLS,
 		Ret: t.Ret, EnvID: t.EnvID, Notify: r.Notify, OrigRcpt: r.OrigRcpt,
 	})
 	if err != nil {
@@ -121,7 +121,7 @@ func (b *session) Spill(ctx context.Context, t *server.Transaction) (io.WriteClo
 
 // Commit implements server.Backend.
 func (b *session) Commit(ctx context.Context, t *server.Transaction, body []byte, size int64) error {
-	_, _, err := proto.Commit.Call(ctx, b.queue, proto.CommitRequest{MsgID: t.ID, Spilled: body == nil, Body: body})
+	_, _, err := proto.Commit.Call(ctx, b.queue, proto.CommitRequest{MsgID: t.ID, Spilled: body == nil, Body: body, TLSOptional: t.TLSOptional})
 	return refusal(err)
 }
 

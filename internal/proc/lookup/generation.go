@@ -22,6 +22,7 @@ type generation struct {
 
 	finder        Finder
 	serverName    string
+	tlsReport     proto.TLSReport
 	defaultLimits proto.RouteLimits
 	domainLimits  []proto.DomainLimits
 
@@ -34,7 +35,7 @@ const systemUsers = "getpwnam"
 
 func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*generation, error) {
 	g := &generation{
-		l: l, number: c.Generation, tables: map[string]table.Table{}, serverName: c.ServerName, finder: l.Finder(c.ServerName),
+		l: l, number: c.Generation, tables: map[string]table.Table{}, serverName: c.ServerName, tlsReport: c.TLSReport, finder: l.Finder(c.ServerName),
 		defaultLimits: c.RelayLimits, domainLimits: c.DomainLimits,
 	}
 	for _, t := range c.Tables {

@@ -13,18 +13,22 @@ import (
 	"sync"
 
 	"github.com/opensmtpd/opensmtpd/internal/auth"
+	"github.com/opensmtpd/opensmtpd/internal/dns"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/expand"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
+	"github.com/opensmtpd/opensmtpd/internal/tlsrpt"
 	"github.com/opensmtpd/opensmtpd/platform"
 	"github.com/opensmtpd/opensmtpd/table"
 )
 
 // Resolver asks the DNS.
 type Resolver interface {
+	// TXT returns the text records of a name.
+	TXT(ctx context.Context, name string) (*dns.Answer, error)
 	// ReverseName returns the name of an address and whether it leads back to it.
 	ReverseName(ctx context.Context, a netip.Addr) (name string, confirmed bool, err error)
 }
@@ -39,6 +43,7 @@ type Parts struct {
 	Resolver Resolver
 	Finder   func(serverName string) Finder // makes what finds next hops
 	Checker  *auth.Checker
+	Counter  *tlsrpt.Counter // of sessions with other hosts
 }
 
 // Lookup is the role.
@@ -72,12 +77,14 @@ func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
 		proto.HostName.Handle(mux, proc.Handler(l.hostName))
 		proto.HasAddress.Handle(mux, proc.Handler(l.hasAddress))
 		proto.Route.Handle(mux, proc.Handler(l.route))
+		proto.CountTLS.Handle(mux, proc.Handler(l.countTLS))
 		proto.ReleaseGeneration.Handle(mux, proc.Handler(l.release))
 	case proto.Queue:
 		proto.Expand.Handle(mux, proc.Handler(l.expand))
 		proto.UserInfo.Handle(mux, proc.Handler(l.userInfo))
 	case proto.Control:
 		proto.UpdateTable.Handle(mux, proc.Handler(l.updateTable))
+		proto.ListTLS.Handle(mux, proc.Handler(l.listTLS))
 		proto.Stats.Handle(mux, proc.Handler(func(context.Context, proto.Empty) (proto.StatsReply, error) {
 			return proto.StatsReply{}, nil
 		}))
@@ -107,10 +114,13 @@ func (l *Lookup) setup(ctx context.Context, c proto.LookupConfig) (proto.SetupRe
 }
 
 // Start implements proc.Role.
-func (l *Lookup) Start(context.Context) error { return nil }
+func (l *Lookup) Start(context.Context) error {
+	l.p.Go(l.keepCounts)
+	return nil
+}
 
-// Stop implements proc.Role.
-func (l *Lookup) Stop(context.Context) {}
+// Stop implements proc.Role. The queue is still there.
+func (l *Lookup) Stop(ctx context.Context) { l.saveCounts(ctx) }
 
 // Lost implements the notice of a peer's end: sessions of a dispatcher that is gone
 // need no earlier configuration.
@@ -174,10 +184,10 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 	defer done()
 	list, err := g.expander.Expand(ctx, &req.Facts)
 	if err != nil {
-		if !req.Bounce || !errors.Is(err, expand.ErrNoRule) {
+		if !req.Own || !errors.Is(err, expand.ErrNoRule) {
 			return proto.ExpandReply{}, proto.Refuse(err)
 		}
-		// No rule speaks of our own report: it is relayed by MX, not lost.
+		// No rule speaks of our own message: it is relayed by MX, not lost.
 		list = []*envelope.Envelope{{Type: envelope.MTA, Rcpt: req.Facts.Rcpt, Dest: req.Facts.Rcpt}}
 	}
 	for _, e := range list {
@@ -195,6 +205,8 @@ func (l *Lookup) expand(ctx context.Context, req proto.ExpandRequest) (proto.Exp
 		set(req.Facts.Authenticated, envelope.Authenticated)
 		set(req.EightBit, envelope.EightBit)
 		set(req.UTF8, envelope.UTF8)
+		set(req.RequireTLS, envelope.RequireTLS)
+		set(req.TLSOptional, envelope.TLSOptional)
 		set(req.Bounce, envelope.IsBounce)
 	}
 	reply, err := proc.Ask(ctx, l.p.Links, proto.Queue, proto.Submit, proto.SubmitRequest{MsgID: req.MsgID, Envelopes: list})

@@ -42,10 +42,15 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 	limits := g.limits(req.Domain)
 	family := finder.FamilyOf(options, familyOf(limits.Family))
 	limits.Family = familyWord(family)
-	hops, err := g.finder.Resolve(ctx, finder.Request{Options: options, Family: family, Domain: req.Domain}, g.expander.Tables)
+	hops, err := g.finder.Resolve(ctx, finder.Request{
+		Options: options, Family: family, Domain: req.Domain, RequireTLS: req.RequireTLS, TLSOptional: req.TLSOptional,
+	}, g.expander.Tables)
 	if hops != nil {
 		for _, note := range hops.Notes {
 			l.p.Log.Tracef("lookup", "route to %s: %s", req.Domain, note)
+		}
+		for _, e := range hops.Failures {
+			l.Counter.Add(e)
 		}
 	}
 	if err != nil {
@@ -54,7 +59,7 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 	r := proto.RouteReply{
 		Name: hops.Name, Fixed: options.Host != "" || options.Domain != "", AnyDomain: options.Host != "",
 		HELO: options.HELO, PKI: options.PKI, CA: options.CA, Ciphers: options.Ciphers, Protocols: options.Protocols,
-		Filter: options.Filter, Limits: limits,
+		Filter: options.Filter, Limits: limits, Policies: hops.Policies,
 	}
 	if r.HELO == "" {
 		r.HELO = g.serverName
@@ -96,7 +101,7 @@ func routeHost(h *nexthop.Host, rank uint16) proto.RouteHost {
 		out.User, out.Password = h.Auth.User, h.Auth.Password
 	}
 	s := &h.Security
-	out.TLS = proto.RouteTLS{Mode: tlsMode(s.TLS), Implicit: s.Implicit, SNI: s.ServerName, Names: s.Names, Testing: s.Testing}
+	out.TLS = proto.RouteTLS{Mode: tlsMode(s.TLS), Implicit: s.Implicit, SNI: s.ServerName, Names: s.Names, Testing: s.Testing, Policy: s.Policy}
 	for _, rec := range s.Records {
 		out.TLS.TLSA = append(out.TLS.TLSA, proto.RouteTLSA{Usage: rec.Usage, Selector: rec.Selector, Matching: rec.Matching, Data: rec.Data})
 	}

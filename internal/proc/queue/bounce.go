@@ -153,10 +153,13 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 		return fmt.Errorf("open message: %w", err)
 	}
 	defer body.Close()
+	// What may travel over good TLS only goes back that way, without its text (RFC 8689
+	// section 5).
+	strict := first.Flags&envelope.RequireTLS != 0
 	r := &dsn.Report{
 		ReportingMTA: q.config.Load().ServerName, ID: first.ID.String() + "." + fmt.Sprint(time.Now().UnixNano()),
 		To: first.Sender, EnvID: first.EnvID, Arrival: first.Created, Now: time.Now(), Type: g.Type,
-		UTF8: first.Flags&envelope.UTF8 != 0, Full: first.Ret == "FULL", Original: body.Reader(), Size: body.Size,
+		UTF8: first.Flags&envelope.UTF8 != 0, Full: first.Ret == "FULL" && !strict, Original: body.Reader(), Size: body.Size,
 	}
 	for _, n := range g.Notices {
 		r.Recipients = append(r.Recipients, n.Recipient)
@@ -170,7 +173,8 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 		Facts: policy.Facts{
 			Source: "local", RDNS: name, HELO: name, Authenticated: true, Internal: true, Rcpt: first.Sender,
 		},
-		Hostname: name, SMTPName: name, EightBit: m.EightBit, UTF8: m.UTF8, Bounce: true,
+		Hostname: name, SMTPName: name, EightBit: m.EightBit, UTF8: m.UTF8, Bounce: true, Own: true,
+		RequireTLS: strict, TLSOptional: first.Flags&envelope.TLSOptional != 0,
 	}, bytes.NewReader(m.Body))
 }
 

@@ -106,6 +106,7 @@ func (q *Queue) Mux(peer proto.Role) *imsg.Mux {
 	case proto.Lookup:
 		proto.Submit.Handle(mux, proc.Handler(q.handleSubmit))
 		q.handleRecords(mux)
+		proto.SubmitMessage.Handle(mux, proc.Handler(q.submitMessage))
 	case proto.Control:
 		proto.List.Handle(mux, proc.Handler(q.list))
 		proto.Show.Handle(mux, q.show)

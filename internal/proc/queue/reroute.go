@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
@@ -45,6 +46,18 @@ func (q *Queue) inject(ctx context.Context, req proto.ExpandRequest, body io.Rea
 	}
 	done = true
 	return q.commit(ctx, id, t, text, spilled)
+}
+
+// submitMessage stores a message of our own.
+func (q *Queue) submitMessage(ctx context.Context, req proto.SubmitMessageRequest) (proto.Empty, error) {
+	name := q.config.Load().ServerName
+	err := q.inject(ctx, proto.ExpandRequest{
+		Facts: policy.Facts{
+			Source: "local", RDNS: name, HELO: name, Authenticated: true, Internal: true, Sender: req.Sender, Rcpt: req.Rcpt,
+		},
+		Hostname: name, SMTPName: name, Notify: envelope.NotifyNever, Own: true, TLSOptional: true,
+	}, bytes.NewReader(req.Body))
+	return proto.Empty{}, proto.Refuse(err)
 }
 
 // bring reads a body into memory, or into a spilled file when it is large.
@@ -109,7 +122,8 @@ func (q *Queue) rerouted(ctx context.Context, e *envelope.Envelope) error {
 		Hostname: e.Hostname, SMTPName: e.SMTPName,
 		EightBit: e.Flags&envelope.EightBit != 0, UTF8: e.Flags&envelope.UTF8 != 0,
 		Ret: e.Ret, EnvID: e.EnvID, Notify: e.Notify, OrigRcpt: e.OrigRcpt,
-		Bounce:  e.Flags&envelope.IsBounce != 0,
+		RequireTLS: e.Flags&envelope.RequireTLS != 0, TLSOptional: e.Flags&envelope.TLSOptional != 0,
+		Bounce: e.Flags&envelope.IsBounce != 0, Own: e.Flags&envelope.IsBounce != 0,
 		Created: e.Created,
 	}, body.Reader())
 }

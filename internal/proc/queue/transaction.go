@@ -209,6 +209,13 @@ func (q *Queue) handleCommit(ctx context.Context, req proto.CommitRequest) (prot
 	if err != nil {
 		return proto.Empty{}, err
 	}
+	if req.TLSOptional {
+		t.mu.Lock()
+		for _, e := range t.envelopes {
+			e.Flags |= envelope.TLSOptional
+		}
+		t.mu.Unlock()
+	}
 	return proto.Empty{}, q.commit(ctx, req.MsgID, t, req.Body, req.Spilled)
 }
 

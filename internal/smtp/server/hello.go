@@ -43,6 +43,9 @@ func (s *session) greeting() string {
 	if s.offersTLS() && s.TLS == nil {
 		text += "\nSTARTTLS"
 	}
+	if s.TLS != nil {
+		text += "\nREQUIRETLS" // RFC 8689 section 2: under TLS only
+	}
 	if s.offersAuth() && s.Username == "" {
 		text += "\nAUTH PLAIN LOGIN"
 	}

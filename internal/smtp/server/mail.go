@@ -54,8 +54,11 @@ func (s *session) parseMail(arg string) (*Transaction, error) {
 	if !p.UTF8 && !sender.ASCII() {
 		return nil, &smtp.Error{Code: 550, Enhanced: smtp.EnhancedCode{5, 6, 7}, Text: "Sender address needs SMTPUTF8"}
 	}
+	if p.RequireTLS && s.TLS == nil {
+		return nil, &smtp.Error{Code: 530, Enhanced: smtp.EnhancedCode{5, 7, 10}, Text: "REQUIRETLS needs a session with TLS"}
+	}
 	if sender.Domain == "" && !sender.IsNull() {
 		sender.Domain = s.Name
 	}
-	return &Transaction{Sender: sender, Size: p.Size, EightBit: p.EightBit, UTF8: p.UTF8, Ret: p.Ret, EnvID: p.EnvID}, nil
+	return &Transaction{Sender: sender, Size: p.Size, EightBit: p.EightBit, UTF8: p.UTF8, RequireTLS: p.RequireTLS, Ret: p.Ret, EnvID: p.EnvID}, nil
 }

@@ -207,6 +207,7 @@ func (s *session) finish(ctx context.Context) {
 		body, size = nil, m.spilled
 	}
 	t := s.tx
+	t.TLSOptional = m.header.TLSOptional() && !t.RequireTLS // RFC 8689 section 5
 	err := s.backend.Commit(ctx, t, body, size)
 	s.tx, s.msg = nil, nil
 	m.discard()

@@ -97,15 +97,17 @@ type Session struct {
 
 // Transaction is one MAIL and what follows it.
 type Transaction struct {
-	ID       envelope.MsgID // set by Backend.Mail
-	Sender   smtp.Path
-	Size     int64 // declared by SIZE, 0 when not
-	EightBit bool  // BODY=8BITMIME
-	UTF8     bool  // SMTPUTF8
-	Ret      string
-	EnvID    string      // as received, xtext
-	Rcpts    []Recipient // accepted so far
-	Junk     bool        // set by the backend: the message is marked X-Spam: Yes
+	ID          envelope.MsgID // set by Backend.Mail
+	Sender      smtp.Path
+	Size        int64 // declared by SIZE, 0 when not
+	EightBit    bool  // BODY=8BITMIME
+	UTF8        bool  // SMTPUTF8
+	RequireTLS  bool  // REQUIRETLS
+	TLSOptional bool  // the header says "TLS-Required: No"; known at Commit
+	Ret         string
+	EnvID       string      // as received, xtext
+	Rcpts       []Recipient // accepted so far
+	Junk        bool        // set by the backend: the message is marked X-Spam: Yes
 }
 
 // Recipient is one RCPT.

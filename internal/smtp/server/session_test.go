@@ -143,7 +143,7 @@ S: 553 5.1.0 Sender address syntax error
 C: MAIL FROM:<a@b.test> FOO=bar
 S: 503 5.5.4 Invalid command arguments: Unsupported option FOO=bar
 C: MAIL FROM:<a@b.test> REQUIRETLS
-S: 503 5.5.4 Invalid command arguments: Unsupported option REQUIRETLS
+S: 530 5.7.10 REQUIRETLS needs a session with TLS
 C: MAIL FROM:<a@b.test> SIZE=x
 S: 501 5.5.4 Invalid command arguments: invalid value: SIZE=x
 C: MAIL FROM:<a@b.test> SIZE=36700161

@@ -94,6 +94,7 @@ S: 220 2.0.0 Ready to start TLS`))
 C: MAIL FROM:<>
 S: 503 5.5.1 Invalid command: Command not allowed at this point.
 C: EHLO c.test`, offered, `
+S: 250-REQUIRETLS
 S: 250-AUTH PLAIN LOGIN
 S: 250 HELP
 C: STARTTLS
@@ -101,6 +102,7 @@ S: 503 5.5.1 Invalid command: Channel already secured
 C: AUTH PLAIN AGFubgBzZWNyZXQ=
 S: 235 2.0.0 Authentication succeeded
 C: EHLO c.test`, offered, `
+S: 250-REQUIRETLS
 S: 250 HELP
 C: MAIL FROM:<a@b.test>
 C: RCPT TO:<c@d.test>
