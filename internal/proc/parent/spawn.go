@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,6 +41,10 @@ type Exec struct {
 	Prefix string           // of process titles, such as "opensmtpd"
 }
 
+// passedOn are the variables of the environment that other processes get: those of
+// the Go runtime, and where the authorities of the system are.
+var passedOn = [...]string{"GODEBUG", "GOMAXPROCS", "GOTRACEBACK", "GORACE", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
 // Spawn implements Spawner. The environment is empty but for what the Go runtime
 // may be told.
 func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*os.File) (Process, error) {
@@ -53,7 +58,7 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 	cmd.Dir = "/"
 	cmd.Env = []string{}
 	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "GODEBUG=") || strings.HasPrefix(kv, "GOMAXPROCS=") || strings.HasPrefix(kv, "GOTRACEBACK=") || strings.HasPrefix(kv, "GORACE=") {
+		if name, _, _ := strings.Cut(kv, "="); slices.Contains(passedOn[:], name) {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
