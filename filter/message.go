@@ -123,9 +123,13 @@ func (m *Message) Replace(r io.Reader) error {
 
 // fields calls f with each header field, its lines with their ends.
 func (m *Message) fields(f func(field []byte) error) error {
-	r := bufio.NewReader(m.Reader())
-	_, err := eachField(r, f)
+	_, err := eachField(m.lines(), f)
 	return err
+}
+
+// lines returns a reader that holds the longest line the daemon sends.
+func (m *Message) lines() *bufio.Reader {
+	return bufio.NewReaderSize(m.Reader(), int(min(m.text.size, wire.MaxText)+2))
 }
 
 // maxField bounds a header field that can be matched, in bytes; a longer one is cut
@@ -198,7 +202,7 @@ func (m *Message) send(out *Lines) error {
 	for line := range bytes.Lines(m.added) {
 		out.one(bytes.TrimSuffix(line, []byte("\r\n")))
 	}
-	r := bufio.NewReaderSize(m.Reader(), maxRun)
+	r := m.lines()
 	if len(m.removed) > 0 {
 		next, err := eachField(r, func(field []byte) error {
 			if m.leaveOut(field) {

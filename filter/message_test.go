@@ -7,6 +7,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/filter"
 	"github.com/opensmtpd/opensmtpd/filter/filtertest"
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 )
 
 // through sends a message through f, from a session of its own.
@@ -18,7 +19,8 @@ func through(t *testing.T, f *filter.Filter, text string) filtertest.Outcome {
 
 func TestMessageCanBeChanged(t *testing.T) {
 	t.Parallel()
-	const text = "X-Old: 1\nSubject: a\n b\nx-old: 2\nTo: c\n\nX-Old: body\n.dot\n"
+	long := "X-Long: " + strings.Repeat("a:", wire.MaxText/2-4) + "\n"
+	text := long + "X-Old: 1\nSubject: a\n b\nx-old: 2\nTo: c\n\nX-Old: body\n.dot\n" + strings.Repeat("b", wire.MaxText) + "\n"
 	for _, tt := range []struct {
 		name, want, refused string
 		f                   func(*testing.T, *filter.Message) filter.Verdict
@@ -31,6 +33,9 @@ func TestMessageCanBeChanged(t *testing.T) {
 			if v := strings.Join(m.Values("SUBJECT"), ","); v != "a b" {
 				t.Errorf("Subject %q", v)
 			}
+			if v := m.Values("x-long"); len(v) != 1 || len(v[0]) != wire.MaxText-8 {
+				t.Errorf("X-Long: %d values", len(v))
+			}
 			if v := strings.Join(m.Values("x-old"), ","); v != "1,2" {
 				t.Errorf("X-Old %q", v)
 			}
@@ -41,7 +46,7 @@ func TestMessageCanBeChanged(t *testing.T) {
 			m.Prepend("B", "2\nc")
 			return filter.Proceed()
 		}},
-		{"fields left out", "X-Old: 1\nTo: c\n\nX-Old: body\n.dot\n", "", func(_ *testing.T, m *filter.Message) filter.Verdict {
+		{"fields left out", long + "X-Old: 1\nTo: c\n\n" + strings.SplitN(text, "\n\n", 2)[1], "", func(_ *testing.T, m *filter.Message) filter.Verdict {
 			m.Remove("X-OLD", func(v string) bool { return v == "2" })
 			m.Remove("subject", nil)
 			return filter.Proceed()
@@ -63,7 +68,7 @@ func TestMessageCanBeChanged(t *testing.T) {
 				f := &filter.Filter{MessageMemory: memory, TempDir: t.TempDir(),
 					Message: func(_ *filter.Session, m *filter.Message) filter.Verdict { return tt.f(t, m) }}
 				if got := through(t, f, text); got.Text != tt.want || got.Refused != tt.refused {
-					t.Errorf("%+v\nwant %q, %s", got, tt.want, tt.refused)
+					t.Errorf("%s\n%.300q\nwant %s\n%.300q", got.Refused, got.Text, tt.refused, tt.want)
 				}
 			})
 		}

@@ -22,7 +22,7 @@ const maxPending = 1 << 20
 type conn struct {
 	f       *Filter
 	ctx     context.Context
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	r       *wire.Reader
 	w       *wire.Writer
 	daemon  *Daemon
@@ -52,8 +52,8 @@ func (f *Filter) Serve(ctx context.Context, r io.Reader, w io.Writer) error {
 	}
 	c := &conn{f: f, r: wire.NewReader(r), w: wire.NewWriter(w, maxPending),
 		daemon: &Daemon{Config: map[string]string{}, extensions: map[wire.Extension]bool{}}}
-	c.ctx, c.cancel = context.WithCancel(ctx)
-	defer c.cancel()
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	defer c.cancel(nil)
 	c.room.L = &c.roomMu
 	defer context.AfterFunc(c.ctx, c.wakeReader)()
 	for d := range c.sessions {
@@ -65,7 +65,7 @@ func (f *Filter) Serve(ctx context.Context, r io.Reader, w io.Writer) error {
 	go func() { done <- c.serve() }()
 	select {
 	case err := <-done:
-		c.cancel()
+		c.cancel(nil)
 		c.answers.fail()
 		c.working.Wait()
 		return err
@@ -98,8 +98,8 @@ func (c *conn) serve() error {
 		if err != nil {
 			return err
 		}
-		if err := c.ctx.Err(); err != nil {
-			return err
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
 		}
 		c.dispatch(m)
 		if !c.r.More() {
@@ -277,10 +277,11 @@ func (c *conn) recycle(r *run) {
 	c.runs.Put(r)
 }
 
-// send writes lines to the daemon. When that fails, reading will too.
+// send writes lines to the daemon. When that fails, the filter ends with the next line
+// that it reads, or the end of input.
 func (c *conn) send(lines []byte) {
 	if err := c.w.Send(lines); err != nil {
-		c.cancel()
+		c.cancel(fmt.Errorf("filter: write to the daemon: %w", err))
 	}
 }
 

@@ -87,6 +87,35 @@ func TestBrokenDaemonEndsTheFilter(t *testing.T) {
 	}
 }
 
+// deaf fails to take answers.
+type deaf struct{ n int }
+
+func (d *deaf) Write(p []byte) (int, error) {
+	if d.n++; d.n > 1 {
+		return 0, io.ErrClosedPipe
+	}
+	return len(p), nil // the registrations
+}
+
+func TestDaemonThatDoesNotListenEndsTheFilter(t *testing.T) {
+	t.Parallel()
+	f := &filter.Filter{Ehlo: func(*filter.Session, string) filter.Verdict { return filter.Junk() }}
+	r, w := io.Pipe()
+	defer w.Close()
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(t.Context(), r, new(deaf)) }()
+	go func() { // until the filter is gone
+		_, err := io.WriteString(w, "config|ready\n")
+		for err == nil {
+			_, err = io.WriteString(w, "filter|0.7|1.1|smtp-in|ehlo|1|2|x\n")
+		}
+	}()
+	if err := <-done; !errors.Is(err, io.ErrClosedPipe) {
+		t.Error(err)
+	}
+	_ = r.Close()
+}
+
 func TestFiltersThatCannotWorkAreRefused(t *testing.T) {
 	t.Parallel()
 	answer := func(*filter.Session) filter.Verdict { return filter.Proceed() }
