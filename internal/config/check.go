@@ -15,7 +15,7 @@ func (p *parser) finish() {
 		check()
 	}
 	if !p.sawMatch {
-		p.errorf(policy.Position{File: p.opts.Path, Line: p.lastLine}, "no rules, nothing to do: write at least one \"match\" line")
+		p.errorf(p.lastLine, "no rules, nothing to do: write at least one \"match\" line")
 	}
 	if len(p.errs) > 0 {
 		return

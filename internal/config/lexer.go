@@ -32,6 +32,7 @@ type token struct {
 	num    int64
 	macro  string // name of the macro it came from
 	pos    policy.Position
+	start  int // offset in the file of its first byte; after the macro's name if it came from one
 }
 
 // is tells whether t is the given punctuation.
@@ -84,6 +85,9 @@ type lexer struct {
 
 	// expand returns the value of a macro, or an error text.
 	expand func(name string) (value, problem string)
+
+	// origin returns what to say where a line stands; nil: the line of file.
+	origin func(line int) policy.Position
 }
 
 func newLexer(file, src string, expand func(string) (string, string)) *lexer {
@@ -165,7 +169,7 @@ func (l *lexer) next() token {
 				c = l.get()
 			}
 		}
-		t := token{pos: policy.Position{File: l.file, Line: l.lineOf(c)}}
+		t := token{pos: l.position(l.lineOf(c)), start: at.off}
 		if at.exp != "" {
 			t.macro = at.macro
 		}
@@ -179,6 +183,14 @@ func (l *lexer) next() token {
 		l.scan(&t, c)
 		return t
 	}
+}
+
+// position returns what to say where a line stands.
+func (l *lexer) position(line int) policy.Position {
+	if l.origin != nil {
+		return l.origin(line)
+	}
+	return policy.Position{File: l.file, Line: line}
 }
 
 // lineOf returns the line of c, which was just read.

@@ -147,7 +147,7 @@ func (r *ruleReader) from(first token, not bool) {
 	case p.accept("socket"):
 		c.How = policy.IsSocket
 	case p.accept("src"):
-		r.tested(first, not, policy.From, keysOnly, keysOnly)
+		r.tested(first, not, policy.From, anyContent, keysOnly)
 		return
 	case p.accept("rdns"):
 		c.RDNS, c.How = true, policy.HasRDNS
@@ -182,7 +182,7 @@ func (r *ruleReader) forCondition(first token, not bool) {
 	case p.accept("local"):
 		r.set(first, policy.Condition{Kind: policy.For, How: policy.IsLocal, Table: "<localnames>", Not: not})
 	case p.accept("domain"):
-		r.tested(first, not, policy.For, keysOnly, keysOnly)
+		r.tested(first, not, policy.For, anyContent, keysOnly)
 	case p.accept("rcpt-to"):
 		r.set(first, policy.Condition{Kind: policy.For, How: policy.IsAny})
 		r.tested(first, not, policy.RcptTo, anyContent, anyContent)

@@ -48,6 +48,10 @@ type Options struct {
 	// interface, no such host. It is not called for "all" and "egress".
 	ResolveTarget func(target string) error
 
+	// Origin tells, for a text that was made from another one, where a line of Path
+	// came from; nil: it is what it is. Errors and declarations name that place.
+	Origin func(line int) policy.Position
+
 	// LookupService returns the port of a TCP service that is not one of smtp,
 	// smtps, submission, submissions and lmtp, which are known.
 	LookupService func(name string) (uint16, error)
@@ -109,8 +113,8 @@ type parser struct {
 	broken map[string]bool
 
 	sawMatch  bool
-	lastLine  int // of the main file
-	anonymous int // tables without a name so far
+	lastLine  policy.Position // of the main file
+	anonymous int             // tables without a name so far
 	socket    bool
 	later     []func() // checks that need the whole configuration
 }
@@ -238,10 +242,13 @@ func (p *parser) readFile(pos policy.Position, path string) {
 	}
 	outer, outerAhead, outerLooked := p.lex, p.ahead, p.looked
 	p.lex, p.looked = newLexer(path, string(data), p.expandMacro), false
+	if path == p.opts.Path {
+		p.lex.origin = p.opts.Origin
+	}
 	p.files = append(p.files, path)
 	for !p.stopped && p.statement() {
 	}
-	p.files, p.lastLine = p.files[:len(p.files)-1], max(1, p.lex.line-1)
+	p.files, p.lastLine = p.files[:len(p.files)-1], p.lex.position(max(1, p.lex.line-1))
 	p.lex, p.ahead, p.looked = outer, outerAhead, outerLooked
 }
 

@@ -60,6 +60,8 @@ func TestParse(t *testing.T) {
 		{name: "bracketed network is a list entry", text: "[2001:db8::]/32\n", kind: static.List, want: "[2001:db8::]/32="},
 		{name: "@list", text: "#  @list \na:b\nc d\n", kind: static.List, want: "a:b=|c d="},
 		{name: "@list behind the first entry is a comment", text: "a b\n# @list\nc d\n", kind: static.Map, want: "a=b|c=d"},
+		{name: "URLs", text: "smtp+tls://a@mx.example.org:587\n[::1]\n", kind: static.List, want: "smtp+tls://a@mx.example.org:587=|[::1]="},
+		{name: "URLs as values", text: "example.org smtp://mx:25\na://b:1 c\n", kind: static.Map, want: "example.org=smtp://mx:25|a://b:1=c"},
 		{name: "IPv6 list", text: "# @list\n2001:db8::1\n", kind: static.List, want: "2001:db8::1="},
 		{name: "no inline comments", text: "a b # c\n", kind: static.Map, want: "a=b # c"},
 		{name: "map entry without value", text: "# x\na b\n\nc\n", err: `f:4: invalid map entry: "c" has no value, but the file is a map since line 2`},

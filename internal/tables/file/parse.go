@@ -66,7 +66,8 @@ func read(path string, o static.Options) (string, error) {
 // Each line is an entry; blank lines and lines that begin with "#" are skipped. In
 // a list the whole line is the key. In a map the key ends at the first space, tab
 // or colon, or behind the bracket that closes a leading one, and the rest is the
-// value. The first entry decides which of the two it is, unless a "# @list" comment
+// value; the colons of a key that begins like a URL, as in smtp://host:25, are part
+// of it. The first entry decides which of the two it is, unless a "# @list" comment
 // before it says list.
 func Parse(path, text string) (static.Kind, []static.Entry, error) {
 	p := parser{path: path, entries: make([]static.Entry, 0, strings.Count(text, "\n")+1)}
@@ -151,7 +152,11 @@ func keyEnd(line string) (int, error) {
 			return from, nil
 		}
 	}
-	if i := strings.IndexAny(line[from:], " \t:"); i >= 0 {
+	i := strings.IndexAny(line[from:], " \t:")
+	if i >= 0 && strings.HasPrefix(line[from+i:], "://") { // a relay URL, with its port, is one key
+		i = strings.IndexAny(line[from:], " \t")
+	}
+	if i >= 0 {
 		return from + i, nil
 	}
 	return len(line), nil
