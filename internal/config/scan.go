@@ -25,6 +25,8 @@ type Token struct {
 	Macro string // the macro it came from, or began in
 	Pos   policy.Position
 
+	Keyword bool // a Word that is reserved, so no string
+
 	// Start and End are the bytes of the source that hold it. What came from a macro
 	// is held by none: both are the offset behind the macro's name.
 	Start, End int
@@ -50,7 +52,7 @@ func (s *Scanner) Next() Token {
 	case tokNewline:
 		out.Kind = Newline
 	case tokWord:
-		out.Kind = Word
+		out.Kind, out.Keyword = Word, true
 	case tokString:
 		if out.Kind = Word; t.quoted {
 			out.Kind = Quoted
