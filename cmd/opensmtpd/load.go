@@ -1,31 +1,33 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/config/legacy"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
-// maxConfig bounds one configuration file, in bytes.
-const maxConfig = 16 << 20
+// translated is the warning about a configuration of before 6.4.
+const translated = "a configuration of before OpenSMTPD 6.4: it is translated each time it is read; " +
+	"\"smtpctl config convert\" prints it in today's language"
 
-// load reads and checks smtpd.conf. The error lists every mistake, a line each.
-func load(f *flags, paths platform.Paths) (*config.Config, error) {
-	name, err := serverName(paths)
+// load reads and checks smtpd.conf. The error lists every mistake, a line each. A
+// configuration of before 6.4 is translated, which its warnings tell and old.
+func load(f *flags, paths platform.Paths) (c *config.Config, old bool, err error) {
+	name, err := paths.ServerName()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	opts := config.Options{
-		Path: f.config, Macros: f.macros, ReadFile: readBounded, ServerName: name,
+		Path: f.config, Macros: f.macros, ReadFile: config.ReadFile, ServerName: name,
 		Addresses: interfaceAddresses(), TableKind: tableKind,
 		BackendExists: func(name string) bool { return backendExists(paths, name) },
 		ResolveTarget: func(target string) error {
@@ -40,53 +42,19 @@ func load(f *flags, paths platform.Paths) (*config.Config, error) {
 	if opts.Path == "" {
 		opts.Path = paths.Config
 	}
-	c, errs := config.Parse(opts)
+	c, t, errs := legacy.Parse(opts)
 	if len(errs) > 0 {
 		lines := make([]string, len(errs))
 		for i, e := range errs {
 			lines[i] = e.Error()
 		}
-		return nil, errors.New(strings.Join(lines, "\n"))
+		return nil, false, errors.New(strings.Join(lines, "\n"))
 	}
-	return c, nil
-}
-
-// readBounded reads a whole configuration file.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	if t != nil {
+		first := &config.Error{Pos: policy.Position{File: opts.Path, Line: 1}, Message: translated}
+		c.Warnings = slices.Insert(c.Warnings, 0, first)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxConfig {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxConfig)
-	}
-	return b, nil
-}
-
-// serverName returns the name of this host: the first line of the mailname file,
-// else the host name, completed by the resolver when it has no dot.
-func serverName(paths platform.Paths) (string, error) {
-	if b, err := os.ReadFile(paths.MailName); err == nil {
-		line, _, _ := bytes.Cut(b, []byte("\n"))
-		if name := strings.TrimSpace(string(line)); name != "" {
-			return name, nil
-		}
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		return "", fmt.Errorf("the name of this host: %w; write it into %s", err, paths.MailName)
-	}
-	if !strings.Contains(name, ".") {
-		if full, err := net.LookupCNAME(name); err == nil && full != "" {
-			return strings.TrimSuffix(full, "."), nil
-		}
-	}
-	return name, nil
+	return c, t != nil, nil
 }
 
 // interfaceAddresses returns the addresses of this host.

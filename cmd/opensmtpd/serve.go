@@ -73,7 +73,7 @@ func check(f *flags) int {
 	if err != nil {
 		return fail(err)
 	}
-	c, err := load(f, host.Paths())
+	c, old, err := load(f, host.Paths())
 	if err != nil {
 		return fail(err)
 	}
@@ -86,7 +86,11 @@ func check(f *flags) int {
 			return fail(err)
 		}
 	}
-	fmt.Fprintln(os.Stderr, "configuration OK")
+	if old {
+		fmt.Fprintln(os.Stderr, "configuration OK (pre-6.4 syntax, translated)")
+	} else {
+		fmt.Fprintln(os.Stderr, "configuration OK")
+	}
 	return 0
 }
 
@@ -102,7 +106,7 @@ func serve(f *flags) int {
 	if err != nil {
 		return fail(err)
 	}
-	c, err := load(f, host.Paths())
+	c, _, err := load(f, host.Paths())
 	if err != nil {
 		return fail(err)
 	}
@@ -112,7 +116,9 @@ func serve(f *flags) int {
 	if root && !strings.HasPrefix(os.Args[0], titlePrefix+": ") {
 		return fail(retitle(exe))
 	}
-	warnings(c)
+	if !f.stderr {
+		warnings(c) // the log will not be seen here
+	}
 	out := newOutput(f.stderr)
 	s := &service{flags: f, host: host, out: out, exe: exe, root: root}
 	err = s.run(c)
@@ -159,6 +165,9 @@ func (s *service) run(c *config.Config) error {
 		return err
 	}
 	s.log.Infof("OpenSMTPD %s starting", version)
+	for _, w := range c.Warnings {
+		s.log.Warnf("%v", w)
+	}
 	if !s.root {
 		s.log.Warnf("not started as root: all roles share one process as uid %d; no chroot, no separate users, delivery to this user only", os.Geteuid())
 	}
@@ -217,7 +226,7 @@ func (s *service) spawner() parent.Spawner {
 func (s *service) reload() (*parent.Config, error) {
 	s.notify(platform.State{Reloading: true})
 	defer s.notify(platform.State{Ready: true, Status: "accepting mail"})
-	c, err := load(s.flags, s.host.Paths())
+	c, _, err := load(s.flags, s.host.Paths())
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +335,7 @@ func queueKey(q *config.QueueConfig, stdin *os.File) ([]byte, error) {
 	case config.KeyInline:
 		key = q.Key
 	case config.KeyInFile:
-		b, err := readBounded(q.KeyFile)
+		b, err := config.ReadFile(q.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("queue encryption: %w", err)
 		}

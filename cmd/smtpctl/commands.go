@@ -24,6 +24,7 @@ var kinds = map[string]func(string) bool{
 	"MSGID":   isMessageID,
 	"TARGET":  func(s string) bool { return isEnvelopeID(s) || isMessageID(s) },
 	"TRACE":   func(s string) bool { return slices.Contains(traces, s) },
+	"FILE":    func(string) bool { return true },
 	"STRING":  func(string) bool { return true },
 	"ADDRESS": func(string) bool { return true },
 	"DOMAIN":  func(string) bool { return true },
@@ -40,6 +41,8 @@ var traces = []string{"imsg", "io", "smtp", "filters", "mta", "bounce", "schedul
 // commands lists every form.
 func commands() []command {
 	return []command{
+		{"config convert", "print smtpd.conf of before 6.4 in today's language", convert},
+		{"config convert FILE", "", convert},
 		{"discover TARGET", "schedule what was put into the spool by hand", manage("discover", "discovered")},
 		{"encrypt", "hash each line of standard input for a password table", encryptLines},
 		{"encrypt STRING", "hash a password for a password table", encryptString},

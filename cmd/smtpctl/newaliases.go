@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/config"
+	"github.com/opensmtpd/opensmtpd/internal/config/legacy"
 	"github.com/opensmtpd/opensmtpd/internal/control"
 	"github.com/opensmtpd/opensmtpd/internal/getopt"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
@@ -17,9 +17,6 @@ import (
 
 // aliasesTable is the name of the table that newaliases is about.
 const aliasesTable = "aliases"
-
-// maxConfig bounds one configuration file, in bytes.
-const maxConfig = 16 << 20
 
 // newaliases checks the aliases, makes a database of them if the configuration wants
 // one, and has the daemon read them again.
@@ -53,8 +50,8 @@ func (p *program) newaliases(ctx context.Context, args []string) int {
 // aliasesFile returns the text file of the aliases and, if the table is a database,
 // the latter's path. Without a table of that name it is the system's aliases file.
 func (p *program) aliasesFile(conf string) (source, database string, err error) {
-	c, errs := config.Parse(config.Options{
-		Path: conf, ReadFile: readConfig,
+	c, _, errs := legacy.Parse(config.Options{
+		Path: conf, ReadFile: config.ReadFile,
 		BackendExists: func(string) bool { return true },
 	})
 	if len(errs) > 0 {
@@ -77,19 +74,6 @@ func (p *program) aliasesFile(conf string) (source, database string, err error) 
 		return "", "", fmt.Errorf("table %s is of type %s, which is no file", t.Name, t.Backend)
 	}
 	return p.paths.Aliases, "", nil
-}
-
-func readConfig(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err == nil && len(b) > maxConfig {
-		err = fmt.Errorf("%s: larger than %d bytes", path, maxConfig)
-	}
-	return b, err
 }
 
 // makeAliases checks source and writes database, unless that is empty.

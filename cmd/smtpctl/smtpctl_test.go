@@ -120,7 +120,7 @@ func run(t *testing.T, dir, stdin, name string, args ...string) result {
 	var stdout, stderr strings.Builder
 	p := &program{
 		name: name, uid: os.Getuid(),
-		paths: platform.Paths{Run: filepath.Join(dir, "run"), Spool: filepath.Join(dir, "spool"), Config: filepath.Join(dir, "smtpd.conf"), Aliases: filepath.Join(dir, "aliases")},
+		paths: platform.Paths{Run: filepath.Join(dir, "run"), Spool: filepath.Join(dir, "spool"), Config: filepath.Join(dir, "smtpd.conf"), Aliases: filepath.Join(dir, "aliases"), MailName: filepath.Join(dir, "mailname")},
 		getenv: func(k string) string {
 			if k == "HOME" {
 				return dir
@@ -395,5 +395,41 @@ func TestEncrypt(t *testing.T) {
 	}
 	if got := run(t, t.TempDir(), "\n", "smtpctl", "encrypt"); got.status != 1 || got.stdout != "" {
 		t.Errorf("empty password: got %+v", got)
+	}
+}
+
+func TestConfigurationOfBefore64IsConverted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("mailname", "mx.example.org\n")
+	relays := write("relays", "example.net smtp://a.example.net\n")
+	write("smtpd.conf", "listen on localhost # here\nmap r source plain \""+relays+"\"\naccept for any relay via map r as root\n")
+	want := "# Translated from the language of OpenSMTPD before 6.4.\nlisten on localhost # here\ntable r file:" + relays +
+		"\naction \"smarthost\" relay domain <r> mail-from root@mx.example.org\nmatch from local for any action \"smarthost\"\n"
+	got := run(t, dir, "", "smtpctl", "config", "convert")
+	if got.status != 0 || got.stdout != want || !strings.Contains(got.stderr, "smtpd.conf:3: the certificates") {
+		t.Errorf("got %+v, want\n%s", got, want)
+	}
+
+	other := write("other.conf", "listen on localhost\naccept for any relay via gopher://x\n")
+	got = run(t, dir, "", "smtpctl", "config", "convert", other)
+	if got.status != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, other+`:2: relay URL "gopher://x": unknown scheme`) {
+		t.Errorf("what cannot be converted: %+v", got)
+	}
+	modern := write("modern.conf", "action a relay\nmatch for any action a\n")
+	got = run(t, dir, "", "smtpctl", "config", "convert", modern)
+	if got.status != 1 || got.stdout != "" || !strings.Contains(got.stderr, "nothing to convert") {
+		t.Errorf("what is of today: %+v", got)
+	}
+	got = run(t, dir, "", "smtpctl", "config", "convert", filepath.Join(dir, "nowhere"))
+	if got.status != 1 || !strings.Contains(got.stderr, "no such file") {
+		t.Errorf("what is missing: %+v", got)
 	}
 }

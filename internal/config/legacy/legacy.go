@@ -52,6 +52,25 @@ func (t *Translation) Options(opts config.Options) config.Options {
 	return opts
 }
 
+// Parse reads a configuration of any version. t is nil when it is in the language of
+// today; otherwise the notes of the translation stand before the warnings.
+func Parse(opts config.Options) (c *config.Config, t *Translation, errs []*config.Error) {
+	t, errs = Translate(opts)
+	switch {
+	case len(errs) > 0:
+		return nil, nil, errs
+	case t != nil:
+		opts = t.Options(opts)
+	}
+	if c, errs = config.Parse(opts); len(errs) > 0 {
+		return nil, t, errs
+	}
+	if t != nil {
+		c.Warnings = slices.Concat(t.Notes, c.Warnings)
+	}
+	return c, t, nil
+}
+
 // Translate reads the configuration opts.Path and what it includes. When it is not
 // of before 6.4, or cannot be read, it returns neither a translation nor errors.
 func Translate(opts config.Options) (*Translation, []*config.Error) {

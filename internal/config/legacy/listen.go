@@ -98,7 +98,10 @@ func (r *reader) listenOption(l *listener, seen map[string]bool) {
 		l.rest = append(l.rest, t.Text)
 	case t.word("filter"):
 		r.fail(t.Pos, "filter cannot be translated: filters of before 6.4 spoke another protocol; remove it from the line")
-	case t.word("dsn-notify", "dsn-ret", "curve"):
+	case t.word("curve"):
+		r.str("a name of a curve")
+		r.tr.note(t.Pos, "curve has no counterpart: the curves are chosen by both sides")
+	case t.word("dsn-notify", "dsn-ret"):
 		r.fail(t.Pos, "%s has no counterpart; remove it from the line", t.Text)
 	default:
 		r.at--
