@@ -29,7 +29,7 @@ func (r *reader) relay(u *rule) {
 	}
 	seen := make(map[string]bool)
 	for !r.failed && r.peek().word("as", "source", "hostname", "hostnames", "helo", "pki", "ca", "certificate",
-		"auth", "verify", "backup", "tls", "port", "smtps", "ssl", "secure") {
+		"auth", "enable", "verify", "backup", "tls", "port", "smtps", "ssl", "secure") {
 		t := r.take()
 		r.once(seen, t, t.Text)
 		r.relayOption(u, a, t)
@@ -80,6 +80,11 @@ func (r *reader) relayOption(u *rule, a *relayAction, t tok) {
 		}
 	case "auth":
 		a.auth = r.table("a table", true).text
+	case "enable":
+		if !r.accept("auth") {
+			r.unexpected("auth")
+		}
+		a.auth = "<secrets>" // the map had to have this name
 	case "verify":
 		a.verify = true
 	case "backup":

@@ -210,6 +210,12 @@ func (r *reader) deliver(u *rule) {
 	switch t := r.take(); {
 	case t.word("mbox"):
 		u.action, u.base, user = "mbox", "mbox", false
+		if path := r.peek(); path.Kind == config.Quoted {
+			r.take()
+			if !strings.HasSuffix(path.Text, "/mail/%u") {
+				r.fail(path.Pos, "mbox with a path of one's own cannot be translated: mbox delivers to the system's mailbox; remove the path, or write maildir or mda")
+			}
+		}
 	case t.word("maildir"):
 		u.action, u.base = "maildir", "maildir"
 		if next := r.peek(); next.str() && !(next.Kind == config.Word && among(next.Text, optionWords)) {

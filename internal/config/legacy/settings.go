@@ -220,8 +220,10 @@ func (r *reader) mapDeclaration() {
 func (r *reader) mapOption(source string) string {
 	t := r.take()
 	switch {
-	case t.Kind == config.Quoted:
+	case t.str() && strings.HasPrefix(t.Text, "/"):
 		return "file:" + t.Text
+	case t.str() && strings.Contains(t.Text, ":/"):
+		return t.Text
 	case t.word("type"):
 		if !r.accept("single", "list", "hash") {
 			r.unexpected("single, list or hash")
