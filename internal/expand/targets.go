@@ -143,17 +143,17 @@ func oddBackslashes(s string) bool {
 // parseItem reads one target. The tests are made in the order in which the forms
 // take precedence.
 func parseItem(s, delim string) (Target, error) {
-	low := strings.ToLower(s[:min(len(s), 10)])
-	if rest, ok := cutWord(s, low, "error:"); ok {
+	bare := unquote(s)
+	low := strings.ToLower(bare[:min(len(bare), 10)])
+	if rest, ok := cutWord(bare, low, "error:"); ok {
 		return parseError(rest)
 	}
-	if path, ok := cutWord(s, low, "include:"); ok {
+	if path, ok := cutWord(bare, low, "include:"); ok {
 		if path = unquote(strings.Trim(path, " \t")); !validPath(path) {
 			return Target{}, fmt.Errorf("include %q: want an absolute path", path)
 		}
 		return Target{Kind: ToInclude, Text: path}, nil
 	}
-	bare := unquote(s)
 	switch {
 	case s[0] == '|' || strings.HasPrefix(s, `"|`):
 		return parseCommand(s)
