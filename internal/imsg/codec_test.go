@@ -45,7 +45,7 @@ type everything struct {
 func full() everything {
 	n := -7
 	return everything{
-		B: true, I8: -128, I: math.MinInt64, U16: 65535, ID: math.MaxUint64, F: -0.5,
+		B: true, I8: -128, I: math.MinInt, U16: 65535, ID: math.MaxUint64, F: -0.5,
 		S: "text", Bytes: []byte{0, 1}, Strs: []string{"", "b"},
 		Fixed: [4]byte{1, 2, 3, 4}, Pair: [2]uint32{9, 300},
 		In: &inner{Name: "a", Next: &inner{Name: "b"}, Kids: []inner{{Name: "c"}}},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,7 @@ func TestWorkersAreStartedForThoseLookupNames(t *testing.T) {
 	if err := os.Mkdir(p.Paths.Mail, 0o775); err != nil {
 		t.Fatal(err)
 	}
+	bits := 32 // no constant: an int may have no more
 	for _, tt := range []struct {
 		name string
 		user proto.UserInfoReply
@@ -214,15 +216,18 @@ func TestWorkersAreStartedForThoseLookupNames(t *testing.T) {
 		{"as it should be", proto.UserInfoReply{Found: true, UID: 1000, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, ""},
 		{"root", proto.UserInfoReply{Found: true, UID: 0, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "not allowed"},
 		{"root's mailbox out of a table", proto.UserInfoReply{Found: true}, proto.WorkerRequest{Action: "boxes", User: "root", Userbase: "users"}, "not allowed"},
-		{"33 bits, of which the kernel takes 32", proto.UserInfoReply{Found: true, UID: 1 << 32, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
-		{"-1, which changes nothing", proto.UserInfoReply{Found: true, UID: 1<<32 - 1, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
-		{"group of 33 bits", proto.UserInfoReply{Found: true, UID: 1000, GID: 1 << 32}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
+		{"33 bits, of which the kernel takes 32", proto.UserInfoReply{Found: true, UID: 1 << bits, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
+		{"-1, which changes nothing", proto.UserInfoReply{Found: true, UID: 1<<bits - 1, GID: 1001}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
+		{"group of 33 bits", proto.UserInfoReply{Found: true, UID: 1000, GID: 1 << bits}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "out of range"},
 		{"nobody of this name", proto.UserInfoReply{}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "users"}, "Permanent failure"},
 		{"another table", proto.UserInfoReply{Found: true, UID: 1000}, proto.WorkerRequest{Action: "virtual", User: "v", Userbase: "others"}, "is not that of action"},
 		{"mailbox elsewhere", proto.UserInfoReply{Found: true, UID: 1000}, proto.WorkerRequest{Action: "boxes", User: "../evil", Userbase: "users"}, "cannot have a mailbox"},
 		{"no action", proto.UserInfoReply{}, proto.WorkerRequest{Action: "gone"}, "no such local action"},
 		{"not local", proto.UserInfoReply{}, proto.WorkerRequest{Action: "out"}, "no such local action"},
 	} {
+		if strconv.IntSize == bits && strings.Contains(tt.name, "33 bits") {
+			continue
+		}
 		s.mu.Lock()
 		s.user, s.creds = tt.user, nil
 		s.mu.Unlock()
