@@ -78,15 +78,11 @@ func trace(on bool) func(context.Context, *program, []string) error {
 
 // setVerbose changes the level of logging from what it is.
 func setVerbose(ctx context.Context, p *program, change func(*proto.VerboseRequest)) error {
-	c, err := p.connect(ctx)
+	c, st, err := p.status(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	st, _, err := control.Call(ctx, c, proto.Status, proto.Empty{})
-	if err != nil {
-		return err
-	}
 	change(&st.Verbose)
 	if _, _, err := control.Call(ctx, c, proto.SetVerbose, st.Verbose); err != nil {
 		return err

@@ -80,6 +80,7 @@ func commands() []command {
 		{"show stats", "print counters", showStats},
 		{"show status", "tell what runs and what is paused", showStatus},
 		{"show tlsrpt", "tell how TLS with other hosts went", showTLSReport},
+		{"spf walk", "print who may send mail of the domains read", spfWalk},
 		{"stop", "end the service", stop},
 		{"trace TRACE", "log the detail of a subsystem", trace(true)},
 		{"untrace TRACE", "", trace(false)},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opensmtpd/opensmtpd/internal/control"
 	"github.com/opensmtpd/opensmtpd/internal/getopt"
@@ -50,6 +51,7 @@ type program struct {
 
 	socket  string // -s
 	json    bool   // -j
+	family  byte   // -4, -6; 0: both
 	verbose bool   // -v
 }
 
@@ -68,13 +70,13 @@ func (p *program) main(ctx context.Context, args []string) int {
 	return p.smtpctl(ctx, args)
 }
 
-const usageText = "usage: smtpctl [-jv] [-s socket] command [argument ...]\n       smtpctl help\n"
+const usageText = "usage: smtpctl [-46jv] [-s socket] command [argument ...]\n       smtpctl help\n"
 
 // smtpctl runs an administrator's command.
 func (p *program) smtpctl(ctx context.Context, args []string) int {
-	options, words, err := getopt.Parse(args, "js:v")
+	options, words, err := getopt.Parse(args, "46js:v")
 	// The letters that change how things are shown may come last, too.
-	for n := len(words); n > 0 && (words[n-1] == "-j" || words[n-1] == "-v"); n-- {
+	for n := len(words); n > 0 && slices.Contains([]string{"-4", "-6", "-j", "-v"}, words[n-1]); n-- {
 		options = append(options, getopt.Option{Letter: words[n-1][1]})
 		words = words[:n-1]
 	}
@@ -84,6 +86,8 @@ func (p *program) smtpctl(ctx context.Context, args []string) int {
 	}
 	for _, o := range options {
 		switch o.Letter {
+		case '4', '6':
+			p.family = o.Letter
 		case 'j':
 			p.json = true
 		case 's':
@@ -194,6 +198,20 @@ func (p *program) connect(ctx context.Context) (*control.Client, error) {
 		return nil, first
 	}
 	return nil, &localError{first}
+}
+
+// status opens the conversation and asks what runs.
+func (p *program) status(ctx context.Context) (*control.Client, proto.StatusReply, error) {
+	c, err := p.connect(ctx)
+	if err != nil {
+		return nil, proto.StatusReply{}, err
+	}
+	st, _, err := control.Call(ctx, c, proto.Status, proto.Empty{})
+	if err != nil {
+		c.Close()
+		return nil, proto.StatusReply{}, err
+	}
+	return c, st, nil
 }
 
 // call makes one call over a connection of its own.

@@ -433,3 +433,14 @@ func TestConfigurationOfBefore64IsConverted(t *testing.T) {
 		t.Errorf("what is missing: %+v", got)
 	}
 }
+
+func TestSPFWalkReadsDomains(t *testing.T) {
+	t.Parallel()
+	if got := run(t, t.TempDir(), "# none\n\n", "smtpctl", "spf", "walk", "-4"); got.status != 0 || got.stdout != "" || got.stderr != "" {
+		t.Errorf("no domain: %+v", got)
+	}
+	got := run(t, t.TempDir(), "not a domain\n", "smtpctl", "-6", "spf", "walk")
+	if got.status != 1 || got.stdout != "" || !strings.Contains(got.stderr, "not a domain: malformed domain name") {
+		t.Errorf("no name: %+v", got)
+	}
+}

@@ -40,15 +40,11 @@ type roleJSON struct {
 
 // showStatus tells what runs.
 func showStatus(ctx context.Context, p *program, _ []string) error {
-	c, err := p.connect(ctx)
+	c, st, err := p.status(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	st, _, err := control.Call(ctx, c, proto.Status, proto.Empty{})
-	if err != nil {
-		return err
-	}
 	counters, err := readCounters(ctx, c)
 	if err != nil {
 		return err
