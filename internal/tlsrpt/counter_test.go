@@ -99,7 +99,7 @@ func TestSessionsAreCountedByDay(t *testing.T) {
 	if got := n.Finished(); len(got) != 1 {
 		t.Errorf("%+v", got)
 	}
-	first := n.List(Summary{}, 2000)
+	first := n.List(Summary{}, 1500)
 	if len(first) != 2 || first[0].Domain != "a.example" || !first[1].Reported {
 		t.Errorf("%+v", first)
 	}

@@ -30,7 +30,7 @@ type Parts struct {
 	// Store opens the spool, which calls synced before each wait for the disk.
 	Store    func(c proto.QueueConfig, synced func()) (queue.Store, error)
 	Schedule func(maxInFlight int) Schedule
-	// Keep opens the records that lookup keeps here, by kind.
+	// Keep opens the records that lookup keeps here, by kind. Nil: it may keep none.
 	Keep func(c proto.QueueConfig) map[proto.RecordKind]keep.Keeper
 }
 
@@ -147,7 +147,9 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 		return reply, fmt.Errorf("open the queue: %w", err)
 	}
 	q.store = store
-	q.kept = q.parts.Keep(c)
+	if q.parts.Keep != nil {
+		q.kept = q.parts.Keep(c)
+	}
 	q.sched = q.parts.Schedule(c.MaxInflight)
 	q.p.Log.SetVerbose(c.Verbose)
 	q.deliver = deliver.New(deliverLimits(&c), users{q}, workers{q}, desk{q})
