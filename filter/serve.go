@@ -179,7 +179,9 @@ func (c *conn) registrations() []byte {
 				continue
 			}
 			if d == wire.Out && !c.daemon.extensions[wire.ExtOut] {
-				c.logf("this daemon does not ask about outgoing mail: %v is ignored", p)
+				if c.daemon.Out {
+					c.logf("this daemon does not ask about outgoing mail: %v is ignored", p)
+				}
 				continue
 			}
 			b = wire.AppendRegisterFilter(b, d, p)

@@ -161,6 +161,10 @@ func TestOutgoingMailIsDecidedWhereTheDaemonAsks(t *testing.T) {
 	if !strings.Contains(old.Log(), "rcpt-to is ignored") {
 		t.Errorf("log: %q", old.Log())
 	}
+	incoming := slices.DeleteFunc(filtertest.OpenSMTPD(), func(l string) bool { return l == "config|subsystem|smtp-out" })
+	if got := filtertest.Start(t, f, incoming).Log(); got != "" {
+		t.Errorf("a filter of listeners only logs %q", got)
+	}
 	if !slices.Contains(old.Registered(), "report|smtp-out|link-connect") {
 		t.Error("no reports of outgoing mail")
 	}
