@@ -39,27 +39,28 @@ type world struct {
 	t  *testing.T
 	mu sync.Mutex
 
-	route    func(q RouteQuery) (*Route, error)
-	routeLag time.Duration
-	lookups  int
-	peers    map[string]*peer // by address
-	sends    []*Transaction
-	via      []string // address of each of them
-	opened   int
-	openErr  error
-	closed   int
-	open     int // connections
-	peak     int
-	quits    int
-	events   []report.Event
-	results  map[envelope.ID]Result
-	order    []envelope.ID
-	held     map[string][]*Attempt
-	maxHeld  int
-	revived  []envelope.ID
-	e        *Relayer
-	release  chan func()
-	number   uint32
+	route     func(q RouteQuery) (*Route, error)
+	routeLag  time.Duration
+	lookups   int
+	peers     map[string]*peer // by address
+	sends     []*Transaction
+	via       []string // address of each of them
+	opened    int
+	openErr   error
+	closed    int
+	open      int // connections
+	peak      int
+	quits     int
+	events    []report.Event
+	results   map[envelope.ID]Result
+	order     []envelope.ID
+	held      map[string][]*Attempt
+	maxHeld   int
+	revived   []envelope.ID
+	witnessed []string
+	e         *Relayer
+	release   chan func()
+	number    uint32
 }
 
 func newWorld(t *testing.T) *world {
