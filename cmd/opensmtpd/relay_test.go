@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -8,6 +9,13 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler"
 )
+
+// keepEverything delivers mail for every domain to one Maildir.
+const keepEverything = prelude + `
+table everybody { "@" = owner }
+action "keep" maildir $maildir virtual <everybody> userbase <owner>
+match from any for any action "keep"
+`
 
 // relaying returns one of the listings of relaying.
 func (m *mta) relaying(what string) string {
@@ -71,4 +79,68 @@ match from any for any action "out"
 	if got := m.relaying("relays"); !strings.Contains(got, "[relay:127.0.0.1,port=") || !strings.Contains(got, "\n  connector - nconn=1 ") {
 		t.Errorf("relays: %s", got)
 	}
+}
+
+func TestRecipientsOfManyDomainsShareTransactionsToOneSmarthost(t *testing.T) {
+	t.Parallel()
+	far := startMTA(t, keepEverything)
+	near := startMTA(t, prelude+`
+action "out" relay host "smtp://`+far.addr+`"
+match from any for any action "out"
+`)
+	steps := []string{"^220", "EHLO client.example.net", "^250", "MAIL FROM:<sender@example.net>", "^250"}
+	const domains, each = 500, 2
+	for i := range domains * each {
+		steps = append(steps, fmt.Sprintf("RCPT TO:<u%d@d%d.example>", i, i%domains), "^250")
+	}
+	near.dialogue(append(steps, "DATA", "^354", "Subject: many\r\n\r\ntext\r\n.", "^250", "QUIT", "^221")...)
+	for range domains * each {
+		near.wait(`mta delivery .*result="Ok"`)
+	}
+	messages := 0
+	for _, line := range far.lines() {
+		if strings.Contains(line, " smtp message ") {
+			messages++
+		}
+	}
+	if messages > 20 {
+		t.Errorf("%d recipients took %d transactions, want at most 20", domains*each, messages)
+	}
+}
+
+func TestLimitsOfASmarthostHoldForAllDomainsBehindIt(t *testing.T) {
+	t.Parallel()
+	far := startMTA(t, keepEverything)
+	near := startMTA(t, prelude+`
+action "out" relay host "smtp://`+far.addr+`"
+mta limit for domain "one.example" max-rcpt-per-transaction 3
+mta limit for domain "127.0.0.1" max-rcpt-per-transaction 2
+match from any for any action "out"
+`)
+	near.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<sender@example.net>", "^250",
+		"RCPT TO:<a@one.example>", "^250", "RCPT TO:<b@one.example>", "^250", "RCPT TO:<c@two.example>", "^250", "RCPT TO:<d@two.example>", "^250",
+		"DATA", "^354", "Subject: test\r\n\r\ntext\r\n.", "^250", "QUIT", "^221")
+	for range 4 {
+		near.wait(`mta delivery .*result="Ok"`)
+	}
+	far.wait(` smtp message .* nrcpt=2 `)
+	far.wait(` smtp message .* nrcpt=2 `)
+}
+
+func TestMailThatWaitsIsTriedWhenItsDestinationIsBack(t *testing.T) {
+	t.Parallel()
+	host, port := freePort(t)
+	m := startMTA(t, prelude+`
+action "out" relay host "smtp://`+net.JoinHostPort(host, port)+`"
+match from any for any action "out"
+`)
+	m.send("one@example.org", "while it is away")
+	m.wait(`mta delivery .*to=<one@example\.org> .*result="TempFail"`)
+	far := newMTA(t, keepAll)
+	far.addr = net.JoinHostPort(host, port)
+	far.start()
+	ask(m, proto.RelayAdmin, proto.RelayAdminRequest{Verb: "resume-route", Route: 1})
+	m.send("two@example.org", "when it is back")
+	m.wait(`mta delivery .*to=<two@example\.org> .*result="Ok"`)
+	m.wait(`mta delivery .*to=<one@example\.org> .*result="Ok"`)
 }

@@ -81,6 +81,7 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 	for i := range c.MTA.Domains {
 		d := &c.MTA.Domains[i]
 		l.DomainLimits = append(l.DomainLimits, proto.DomainLimits{Domain: d.Domain, Limits: relayLimits(&d.MTALimits)})
+		l.DomainLimits[i].Limits.Domain = d.Domain
 	}
 	regex := map[string]bool{}
 	for _, r := range c.Rules {
@@ -135,7 +136,7 @@ func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identi
 		MaxMails: c.SMTP.MaxMails, MaxRcpt: c.SMTP.MaxRcpt, MaxMessageSize: c.SMTP.MaxMessageSize,
 		MaxSessions: c.SMTP.MaxSessions, MaxPerSource: c.SMTP.MaxSessionsPerSource, MaxErrors: c.SMTP.MaxErrors,
 		MaxAuthFailures: c.SMTP.MaxAuthFailures, MinRate: c.SMTP.MinRate,
-		NormalizeBare: c.SMTP.BareNewline == config.NormalizeBareNewline,
+		NormalizeBare: c.SMTP.BareNewline == config.NormalizeBareNewline, MaxDeferred: c.MTA.MaxDeferred,
 		Socket: proto.Listener{
 			Local: true, Filter: c.Socket.Filter, MaskSource: c.Socket.MaskSource, NoDSN: c.Socket.NoDSN, Tag: c.Socket.Tag,
 		},

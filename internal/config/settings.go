@@ -60,13 +60,15 @@ var mtaLimitKeys = []mtaLimit{
 	{"conn-delay-relay", 0, 0},
 	{"conn-delay-domain", 0, 0},
 	{"reconn-delay-route", 0, 0},
-	{"session-mail-max", 100, 1},
+	{"session-mail-max", 1000, 1},
 	{"session-transaction-delay", 0, 0},
 	{"session-keepalive", 10, 0},
 	{"max-failures-per-session", 25, 1},
-	{"task-hiwat", 50, 1},
-	{"task-lowat", 30, 0},
-	{"task-release", 10, 1},
+	{"task-hiwat", 200, 1},
+	{"task-lowat", 100, 0},
+	{"task-release", 100, 1},
+	{"max-messages-per-minute", 0, 0},
+	{"max-rcpt-per-transaction", 100, 1},
 }
 
 func defaultMTALimits() MTALimits {

@@ -19,6 +19,9 @@ var (
 	// ReleaseRelay asks for envelopes out of a hold queue, all when N < 0. One-way,
 	// to the queue.
 	ReleaseRelay = imsg.Method[ReleaseRequest, Empty]{ID: 0x0206, Name: "queue.release-relay"}
+	// RescheduleRelay asks for another attempt at envelopes whose destination took mail
+	// again. One-way, to the queue.
+	RescheduleRelay = imsg.Method[RescheduleRequest, Empty]{ID: 0x0208, Name: "queue.reschedule-relay"}
 	// OpenMessage returns the text of a stored message, or a descriptor of a large
 	// one. Served by the queue, for the dispatcher.
 	OpenMessage = imsg.Method[MsgRequest, OpenReply]{ID: 0x0207, Name: "queue.open-message", MaxSize: envelope.InlineMax + 4096, MaxRequest: 4096}
@@ -53,6 +56,9 @@ type ReleaseRequest struct {
 	Queue string
 	N     int
 }
+
+// RescheduleRequest names envelopes that were given back before.
+type RescheduleRequest struct{ IDs []envelope.ID }
 
 // OpenReply is a message's text; large ones come as descriptor.
 type OpenReply struct {
@@ -140,6 +146,7 @@ type RouteSource struct {
 // RouteLimits are the limits for a destination, by the words of smtpd.conf;
 // delays in seconds.
 type RouteLimits struct {
+	Domain string // that they are for; empty: the default
 	Family string // "", inet4, inet6, prefer-inet4 or prefer-inet6
 	Names  []string
 	Values []int64

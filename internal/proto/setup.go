@@ -107,6 +107,7 @@ type DispatcherConfig struct {
 	MaxAuthFailures int
 	MinRate         int
 	NormalizeBare   bool
+	MaxDeferred     int  // envelopes remembered for each domain that cannot be reached
 	Paused          bool // start without accepting
 	Verbose         VerboseRequest
 }

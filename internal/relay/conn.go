@@ -105,7 +105,7 @@ func (c *conn) nudge() {
 
 // ready returns when the connection may begin a transaction.
 func (c *conn) ready() time.Time {
-	at := c.relay.nextSend
+	at := c.e.nextSend(c.relay)
 	if d := c.relay.limits.SessionTransactionDelay; d > 0 && c.sent > 0 && c.last.Add(d).After(at) {
 		at = c.last.Add(d)
 	}
@@ -113,6 +113,14 @@ func (c *conn) ready() time.Time {
 		at = c.link.next
 	}
 	return at
+}
+
+// nextSend returns when the next message may leave for the domain of a relay.
+func (e *Relayer) nextSend(r *relay) time.Time {
+	if d := e.domains[r.domain]; d != nil && r.limits.RatePerMinute > 0 {
+		return d.next
+	}
+	return time.Time{}
 }
 
 // run is the life of a connection. It ends when there is no work for the time of
@@ -306,7 +314,7 @@ func (c *conn) next(ctx context.Context) (*task, []*Attempt) {
 			c.enter(busy)
 			wait, spare = at.Sub(now), false
 			r.why = "messages to " + c.link.String() + " are spaced"
-			if now.Before(r.nextSend) {
+			if now.Before(e.nextSend(r)) {
 				r.why = fmt.Sprintf("limit of %d messages a minute", l.RatePerMinute)
 			}
 			idleSince = time.Time{}
@@ -385,7 +393,7 @@ func (c *conn) take(now time.Time) (*task, []*Attempt) {
 	c.enter(busy)
 	c.sending = now
 	if rate := r.limits.RatePerMinute; rate > 0 {
-		r.nextSend = now.Add(time.Minute / time.Duration(rate))
+		c.e.domains[r.domain].next = now.Add(time.Minute / time.Duration(rate))
 	}
 	if c.link.spacing > 0 {
 		c.link.next = now.Add(c.link.spacing)

@@ -44,10 +44,12 @@ func (e *Relayer) connect(r *relay, now time.Time) bool {
 	if r.tasks.ready == 0 {
 		return false
 	}
-	if now.Before(r.nextSend) && len(r.conns) == 0 {
+	if at := e.nextSend(r); now.Before(at) {
 		r.why = fmt.Sprintf("limit of %d messages a minute", r.limits.RatePerMinute)
-		e.alarmBy(r, r.nextSend)
-		return false
+		if len(r.conns) == 0 {
+			e.alarmBy(r, at)
+			return false
+		}
 	}
 	free := r.wakeIdle(now)
 	for {

@@ -58,6 +58,7 @@ type use struct {
 	conns   int
 	last    time.Time // of the last connect
 	touched time.Time // of the last change
+	next    time.Time // of a domain with a rate: of its next message
 }
 
 // may tells whether another connection may be opened now. It returns when, or why

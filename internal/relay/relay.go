@@ -176,7 +176,7 @@ type Options struct {
 	MaxLookups  int           // routes being looked up; default 100
 	MaxWait     time.Duration // after which a message that got no connection is given back; default 10 min
 	Grace       time.Duration // how long running transactions may take when Run is told to end; default 5 s
-	MaxDeferred int           // envelopes remembered per domain that cannot be reached; default 100
+	MaxDeferred int           // envelopes remembered per domain that cannot be reached; default 100, negative: none
 }
 
 func (o Options) withDefaults() Options {
@@ -184,7 +184,9 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxLookups, 100)
 	def(&o.MaxWait, 10*time.Minute)
 	def(&o.Grace, 5*time.Second)
-	def(&o.MaxDeferred, 100)
+	if o.MaxDeferred == 0 {
+		o.MaxDeferred = 100
+	}
 	return o
 }
 
@@ -207,9 +209,14 @@ const (
 	PreferInet6
 )
 
+// rateMinutes is how many minutes' worth of messages a relay with a rate has here;
+// the others wait in its hold queue.
+const rateMinutes = 5
+
 // Limits of a relay. All counts are upper bounds. Zero counts mean the default, zero
 // delays none.
 type Limits struct {
+	Domain string // destination that they are for; empty: no special one
 	Family Family
 
 	MaxConnPerHost      int // connections to a remote address; default 10
@@ -233,7 +240,7 @@ type Limits struct {
 	SessionMaxAge           time.Duration // after which a connection takes no more messages; default 5 min
 	MaxFailuresPerSession   int           // recipients refused in a row, after which a connection is given up; default 25
 	MaxRcpt                 int           // recipients in a transaction; default 100
-	RatePerMinute           int           // messages a minute; 0: as many as go
+	RatePerMinute           int           // messages a minute, of all relays with the name of this one; 0: as many as go
 
 	HiWat   int // messages a relay may have here; what goes beyond is held; default 200
 	LoWat   int // messages left at which held ones are released; default 100
@@ -255,6 +262,10 @@ func (l Limits) withDefaults() Limits {
 	def(&l.HiWat, 200)
 	def(&l.LoWat, 100)
 	def(&l.Release, 100)
+	if n := l.RatePerMinute; n > 0 {
+		// What waits here must get its turn before it has waited too long.
+		l.HiWat, l.Release = min(l.HiWat, rateMinutes*n), min(l.Release, n)
+	}
 	l.LoWat = min(l.LoWat, l.HiWat-1)
 	return l
 }

@@ -419,3 +419,57 @@ func TestRatePerMinute(t *testing.T) {
 		}
 	})
 }
+
+func TestRateHoldsForADestinationWhateverTheRelay(t *testing.T) {
+	t.Parallel()
+	run(t, Options{}, func(e *Relayer, w *world) {
+		w.route = func(q RouteQuery) (*Route, error) {
+			r, err := byMX("192.0.2.1")(q)
+			r.HELO = q.Action // another relay for each action
+			if q.Domain == "slow.example" {
+				r.Limits.Domain, r.Limits.RatePerMinute = q.Domain, 6
+			}
+			return r, err
+		}
+		for i := range 6 {
+			a := w.message("s@here.example", "u@slow.example")
+			a[0].Envelope.Action = []string{"one", "two"}[i%2]
+			e.Add(a...)
+			e.Add(w.message("s@here.example", "u@fast.example")...)
+		}
+		w.pass(29 * time.Second)
+		slow := 0
+		for _, tr := range w.sends {
+			if tr.Rcpts[0].Dest.Domain == "slow.example" {
+				slow++
+			}
+		}
+		if fast := len(w.sends) - slow; slow != 3 || fast != 6 {
+			t.Errorf("%d messages in 29 s at one in 10 s, and %d of 6 without a rate", slow, fast)
+		}
+		if got := listing(t, e, "relays", false); !strings.Contains(got, `wait="limit of 6 messages a minute"`) {
+			t.Errorf("relays do not tell what they wait for:\n%s", got)
+		}
+		w.pass(31 * time.Second)
+		if w.count(OK) != 12 {
+			t.Errorf("%d of 12 delivered after a minute", w.count(OK))
+		}
+	})
+}
+
+func TestMailBeyondARateIsHeldNotDeferred(t *testing.T) {
+	t.Parallel()
+	run(t, Options{}, func(e *Relayer, w *world) {
+		w.route = with(smarthost("192.0.2.1"), func(r *Route) { r.Limits.RatePerMinute = 2 })
+		for range 40 {
+			e.Add(w.message("s@here.example", "u@d.example")...)
+		}
+		w.pass(19 * time.Minute)
+		if w.count(TempFail) != 0 || w.count(OK) < 36 || w.count(OK) > 39 {
+			t.Errorf("%d delivered, %d deferred in 19 minutes at two a minute", w.count(OK), w.count(TempFail))
+		}
+		if w.maxHeld == 0 {
+			t.Error("nothing was held")
+		}
+	})
+}

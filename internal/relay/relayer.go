@@ -97,7 +97,6 @@ type relay struct {
 	shrunk   time.Time
 	dialTime time.Duration // how long a connection takes to get ready, on average
 	sendTime time.Duration // and a transaction
-	nextSend time.Time     // with a rate
 
 	held  bool // some attempts were held
 	asked int  // attempts asked for, not yet here
@@ -332,7 +331,7 @@ const keepRelay = time.Minute
 
 // drop forgets a relay that has nothing to do and nothing to remember.
 func (e *Relayer) drop(k key, r *relay, now time.Time) {
-	if len(r.tasks.all) > 0 || r.held || len(r.bad) > 0 || r.nextSend.After(now) || !r.idle(now.Add(-keepRelay)) {
+	if len(r.tasks.all) > 0 || r.held || len(r.bad) > 0 || !r.idle(now.Add(-keepRelay)) {
 		return
 	}
 	e.setAlarm(r, time.Time{})

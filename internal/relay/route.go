@@ -175,6 +175,7 @@ func (k *keyWriter) host(h *Host) {
 }
 
 func (k *keyWriter) limits(l *Limits) {
+	k.text(l.Domain)
 	k.number(int(l.Family))
 	for _, n := range []int{
 		l.MaxConnPerHost, l.MaxConnPerRoute, l.MaxConnPerSource, l.MaxConnPerConnector, l.MaxConnPerRelay, l.MaxConnPerDomain,

@@ -113,8 +113,8 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	if d.active && !d.paused.Load() {
 		g.listen()
 	}
+	d.relay.engine.Reload(relayOptions(&c))
 	if old != nil {
-		d.relay.engine.Reload(relay.Options{})
 		old.retire()
 		// Configurations that were tried and taken back never had a session.
 		for n := old.number + 1; n < g.number && g.number-n <= maxSkipped; n++ {
@@ -122,6 +122,15 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 		}
 	}
 	return reply, nil
+}
+
+// relayOptions returns the part of a configuration that is about all relays.
+func relayOptions(c *proto.DispatcherConfig) relay.Options {
+	o := relay.Options{MaxDeferred: c.MaxDeferred}
+	if c.MaxDeferred == 0 {
+		o.MaxDeferred = -1
+	}
+	return o
 }
 
 // Start implements proc.Role.

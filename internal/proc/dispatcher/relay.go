@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,6 +125,24 @@ func (r *relaying) Release(queue string, n int) {
 	})
 }
 
+// rescheduleBatch is how many envelopes are named in one request.
+const rescheduleBatch = 1000
+
+// Reschedule implements relay.Rescheduler.
+func (r *relaying) Reschedule(ids []envelope.ID) {
+	r.d.p.Go(func(ctx context.Context) {
+		conn, err := r.d.p.Links.Conn(ctx, proto.Queue)
+		for batch := range slices.Chunk(ids, rescheduleBatch) {
+			if err == nil {
+				err = proto.RescheduleRelay.Send(conn, proto.RescheduleRequest{IDs: batch})
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			r.d.p.Log.Debugf("reschedule: %v", err) // they are tried at their time
+		}
+	})
+}
+
 // bodies opens messages in the queue.
 type bodies struct{ d *Dispatcher }
 
@@ -211,7 +230,7 @@ func hostOf(h *proto.RouteHost) relay.Host {
 
 // limitsOf translates limits from the words of smtpd.conf.
 func limitsOf(l *proto.RouteLimits) relay.Limits {
-	var out relay.Limits
+	out := relay.Limits{Domain: l.Domain}
 	switch l.Family {
 	case "inet4":
 		out.Family = relay.Inet4Only
@@ -227,6 +246,7 @@ func limitsOf(l *proto.RouteLimits) relay.Limits {
 		"max-conn-per-source": &out.MaxConnPerSource, "max-conn-per-connector": &out.MaxConnPerConnector,
 		"max-conn-per-relay": &out.MaxConnPerRelay, "max-conn-per-domain": &out.MaxConnPerDomain,
 		"session-mail-max": &out.SessionMailMax, "max-failures-per-session": &out.MaxFailuresPerSession,
+		"max-rcpt-per-transaction": &out.MaxRcpt, "max-messages-per-minute": &out.RatePerMinute,
 		"task-hiwat": &out.HiWat, "task-lowat": &out.LoWat, "task-release": &out.Release,
 	}
 	delays := map[string]*time.Duration{

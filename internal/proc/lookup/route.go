@@ -39,7 +39,11 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 		}
 		options = a.Relay
 	}
-	limits := g.limits(req.Domain)
+	fixed := options.Host != "" || options.Domain != ""
+	limits := g.defaultLimits
+	if l := g.limitsFor(req.Domain); l != nil && options.Host == "" {
+		limits = *l
+	}
 	family := finder.FamilyOf(options, familyOf(limits.Family))
 	limits.Family = familyWord(family)
 	hops, err := g.finder.Resolve(ctx, finder.Request{
@@ -57,9 +61,13 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 		return proto.RouteReply{}, proto.Refuse(err)
 	}
 	r := proto.RouteReply{
-		Name: hops.Name, Fixed: options.Host != "" || options.Domain != "", AnyDomain: options.Host != "",
+		Name: hops.Name, Fixed: fixed, AnyDomain: options.Host != "",
 		HELO: options.HELO, PKI: options.PKI, CA: options.CA, Ciphers: options.Ciphers, Protocols: options.Protocols,
 		Filter: options.Filter, Limits: limits, Policies: hops.Policies,
+	}
+	if l := g.limitsFor(hops.Name); l != nil && fixed {
+		r.Limits = *l
+		r.Limits.Family = familyWord(finder.FamilyOf(options, familyOf(l.Family)))
 	}
 	if r.HELO == "" {
 		r.HELO = g.serverName
@@ -165,14 +173,16 @@ func (g *generation) sources(ctx context.Context, o *policy.RelayOptions) ([]pro
 	return out, nil
 }
 
-// limits returns the limits for a destination.
-func (g *generation) limits(domain string) proto.RouteLimits {
+// limitsFor returns the limits that are set for a domain: that of a recipient, or
+// the host of a relay, which goes first. All domains behind a smarthost share its
+// connections, and so its limits. It returns nil when there are none.
+func (g *generation) limitsFor(domain string) *proto.RouteLimits {
 	for i := range g.domainLimits {
 		if strings.EqualFold(g.domainLimits[i].Domain, domain) {
-			return g.domainLimits[i].Limits
+			return &g.domainLimits[i].Limits
 		}
 	}
-	return g.defaultLimits
+	return nil
 }
 
 // familyWords are families as RouteLimits has them.

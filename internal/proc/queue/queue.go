@@ -103,6 +103,7 @@ func (q *Queue) Mux(peer proto.Role) *imsg.Mux {
 		proto.Rollback.Handle(mux, proc.Handler(q.handleRollback))
 		proto.OpenMessage.Handle(mux, q.openMessage)
 		proto.ReleaseRelay.Handle(mux, proc.Handler(q.releaseRelay))
+		proto.RescheduleRelay.Handle(mux, proc.Handler(q.rescheduleRelay))
 	case proto.Lookup:
 		proto.Submit.Handle(mux, proc.Handler(q.handleSubmit))
 		q.handleRecords(mux)

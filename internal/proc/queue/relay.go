@@ -79,6 +79,17 @@ func (q *Queue) releaseRelay(_ context.Context, req proto.ReleaseRequest) (proto
 	return proto.Empty{}, nil
 }
 
+// rescheduleRelay makes envelopes due whose destination takes mail again.
+func (q *Queue) rescheduleRelay(_ context.Context, req proto.RescheduleRequest) (proto.Empty, error) {
+	now := time.Now()
+	for _, id := range req.IDs {
+		if uint32(id) != 0 && id.MsgID() != 0 { // no whole messages, and not all
+			q.sched.Schedule(id, now)
+		}
+	}
+	return proto.Empty{}, nil
+}
+
 // openMessage hands the text of a message to the dispatcher, for relaying.
 func (q *Queue) openMessage(ctx context.Context, req proto.MsgRequest, files []*os.File) (proto.OpenReply, []*os.File, error) {
 	for _, f := range files {
