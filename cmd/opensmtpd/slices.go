@@ -106,6 +106,7 @@ func queueSlice(f *flags, c *config.Config, paths platform.Paths, id identity, k
 		Confine: id.confinement(id.queue, paths.Spool), ServerName: c.ServerName,
 		CommandUser: id.smtp.Name, TTL: c.Queue.TTL,
 		RetryMDA: c.Queue.RetryMDA, RetryMTA: c.Queue.RetryMTA, WarnIntervals: c.Bounce.WarnIntervals,
+		MaxBounces: c.Bounce.MaxPerMinute, Postmaster: c.Bounce.Postmaster,
 		Compression: c.Queue.Compression, Key: key,
 		MinFreeSpace: float64(c.Queue.ReserveSpace) / 100, MinFreeInodes: float64(c.Queue.ReserveInodes) / 100,
 		MaxInflight: c.Scheduler.MaxInflight, MaxSession: c.MDA.MaxSession, MaxPerUser: c.MDA.MaxSessionPerUser,

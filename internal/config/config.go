@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/policy"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // Config is a whole configuration, names resolved and checked.
@@ -189,7 +190,11 @@ type BuiltinFilter struct {
 }
 
 // BounceConfig holds the delays after which a sender is told that mail waits.
-type BounceConfig struct{ WarnIntervals []time.Duration } // default 4h
+type BounceConfig struct {
+	WarnIntervals []time.Duration // default 4h
+	MaxPerMinute  int             // reports on strangers' mail to one domain, 60; 0: any number
+	Postmaster    smtp.Path       // is told of mail whose sender cannot be; null: nobody is
+}
 
 // MDALimits bound local deliveries.
 type MDALimits struct {

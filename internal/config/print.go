@@ -230,6 +230,10 @@ func (p *printer) settings() {
 	if len(delays) > 0 {
 		p.line(none, "bounce warn-interval", strings.Join(delays, ", "))
 	}
+	p.line(none, fmt.Sprintf("bounce limit max-messages-per-minute %d", c.Bounce.MaxPerMinute))
+	if !c.Bounce.Postmaster.IsNull() {
+		p.line(none, "bounce postmaster", quoted(c.Bounce.Postmaster.String()))
+	}
 	p.line(none, fmt.Sprintf("mda limit max-session %d max-session-per-user %d task-hiwat %d task-lowat %d task-release %d",
 		c.MDA.MaxSession, c.MDA.MaxSessionPerUser, c.MDA.TaskHiwat, c.MDA.TaskLowat, c.MDA.TaskRelease))
 	for _, name := range slices.Sorted(maps.Keys(c.Wrappers)) {

@@ -13,7 +13,7 @@ func defaults(serverName string) *Config {
 	return &Config{
 		ServerName: serverName,
 		Wrappers:   make(map[string]string),
-		Bounce:     BounceConfig{WarnIntervals: []time.Duration{4 * time.Hour}},
+		Bounce:     BounceConfig{WarnIntervals: []time.Duration{4 * time.Hour}, MaxPerMinute: 60},
 		MDA:        MDALimits{MaxSession: 50, MaxSessionPerUser: 7, TaskHiwat: 50, TaskLowat: 30, TaskRelease: 10},
 		MTA:        MTAConfig{MaxDeferred: 100, Default: defaultMTALimits()},
 		Scheduler:  SchedulerLimits{MaxInflight: 5000, MaxSchedule: 10, MaxEnvelopeBatch: 256, MaxMessageBatch: 1024},

@@ -25,9 +25,33 @@ func (p *parser) admd(token) {
 // maxWarnIntervals is how many delayed notices a message may cause.
 const maxWarnIntervals = 4
 
-// bounce reads "bounce warn-interval DELAY, ...".
+// bounce reads "bounce warn-interval DELAY, ...", "bounce limit KEY NUMBER ..." and
+// "bounce postmaster ADDRESS".
 func (p *parser) bounce(token) {
-	if !p.expect("warn-interval") {
+	switch {
+	case p.accept("limit"):
+		p.limits("bounce", func(key string) (*int, int64) {
+			if key == "max-messages-per-minute" {
+				return &p.cfg.Bounce.MaxPerMinute, 0
+			}
+			return nil, 0
+		})
+		return
+	case p.acceptBare("postmaster"):
+		at := p.peek()
+		address := p.str("an address in quotes")
+		if p.failed {
+			return
+		}
+		path, rest, err := smtp.ParsePath("<" + address + ">")
+		if err != nil || rest != "" || path.Local == "" || path.Domain == "" {
+			p.errorf(at.pos, "invalid address of a postmaster: %s", cut(address))
+			return
+		}
+		p.cfg.Bounce.Postmaster = path
+		return
+	case !p.accept("warn-interval"):
+		p.syntaxError("expected warn-interval, limit or postmaster")
 		return
 	}
 	p.cfg.Bounce.WarnIntervals = nil

@@ -5,6 +5,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // setupSize bounds a configuration slice, in bytes: inline tables, certificates.
@@ -194,8 +195,10 @@ type QueueConfig struct {
 	RetryMDA      time.Duration // base of the quadratic retry times
 	RetryMTA      time.Duration
 	WarnIntervals []time.Duration
-	Compression   string // "", gzip, zstd
-	Key           []byte // queue encryption, 32 bytes, or empty
+	MaxBounces    int       // a minute to one domain, about mail of strangers; 0: any number
+	Postmaster    smtp.Path // is told of mail whose sender cannot be; null: nobody
+	Compression   string    // "", gzip, zstd
+	Key           []byte    // queue encryption, 32 bytes, or empty
 	MinFreeSpace  float64
 	MinFreeInodes float64
 	MaxInflight   int

@@ -180,7 +180,7 @@ func (q *Queue) failed(ctx context.Context, e *envelope.Envelope, status smtp.En
 		status = smtp.EnhancedCode{5, status[1], status[2]}
 	}
 	e.Status, e.ErrorLine, e.LastTry = status, envelope.Clean(text), time.Now().Truncate(time.Second)
-	if !dsn.WantsFailure(e) {
+	if !q.bounces.wantsFailure(e) {
 		if e.Sender.IsNull() {
 			q.p.Log.Warnf("queue: no return path for %s: %s", e.ID, e.ErrorLine)
 		}

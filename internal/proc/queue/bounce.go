@@ -3,13 +3,17 @@ package queue
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/dsn"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
 )
 
@@ -24,10 +28,13 @@ type bouncer struct {
 	q       *Queue
 	notices chan dsn.Notice
 	slots   chan struct{}
+
+	mu    sync.Mutex // guards what follows
+	limit *dsn.Limiter
 }
 
 func newBouncer(q *Queue) *bouncer {
-	return &bouncer{q: q, notices: make(chan dsn.Notice, 1024), slots: make(chan struct{}, maxReports)}
+	return &bouncer{q: q, notices: make(chan dsn.Notice, 1024), slots: make(chan struct{}, maxReports), limit: dsn.NewLimiter()}
 }
 
 // add has the sender told how an envelope ended; the envelope is forgotten after
@@ -94,6 +101,10 @@ func (b *bouncer) report(ctx context.Context, g dsn.Group) {
 	q := b.q
 	work, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
+	if at, ok := b.allow(&g); !ok {
+		b.postpone(ctx, g, at)
+		return
+	}
 	q.p.Log.Tracef("bounce", "message %s to <%s>: %d recipients", g.Notices[0].Envelope.ID.MsgID(), g.Notices[0].Envelope.Sender, len(g.Notices))
 	err := b.send(work, g)
 	refused := proto.SMTPError(err)
@@ -103,6 +114,10 @@ func (b *bouncer) report(ctx context.Context, g dsn.Group) {
 	} else if refused != nil && refused.Permanent() {
 		e := g.Notices[0].Envelope
 		q.p.Log.Warnf("PermFail injecting failure report on message %s to <%s> for %d envelope: %s", e.ID.MsgID(), e.Sender, len(g.Notices), refused.Reply())
+		err = nil
+	} else if errors.Is(err, dsn.ErrNoReturnPath) {
+		e := g.Notices[0].Envelope
+		q.p.Log.Warnf("queue: nobody to tell about message %s for %d envelopes: %s", e.ID.MsgID(), len(g.Notices), e.ErrorLine)
 		err = nil
 	}
 	if g.Type == envelope.BounceDelayed {
@@ -117,6 +132,57 @@ func (b *bouncer) report(ctx context.Context, g dsn.Group) {
 			continue
 		}
 		b.later(ctx, n, err)
+	}
+}
+
+// addressee returns who is told about an envelope: its sender, or where that cannot
+// be the postmaster, unless it is the mail to the postmaster that failed.
+func (b *bouncer) addressee(e *envelope.Envelope) smtp.Path {
+	if e.Flags&envelope.IsBounce == 0 && !e.Sender.IsNull() {
+		return e.Sender
+	}
+	p := b.q.config.Load().Postmaster
+	if strings.EqualFold(p.String(), e.Rcpt.String()) || strings.EqualFold(p.String(), e.Dest.String()) {
+		return smtp.Path{}
+	}
+	return p
+}
+
+// wantsFailure tells whether anybody is to hear that e failed.
+func (b *bouncer) wantsFailure(e *envelope.Envelope) bool {
+	return dsn.WantsFailure(e) || e.Sender.IsNull() && e.Notify&envelope.NotifyNever == 0 && !b.addressee(e).IsNull()
+}
+
+// allow counts a report against the rate of its addressee's domain, if it is about
+// mail of a stranger, whose sender may be forged. If it is one too many, at is when
+// to ask again.
+func (b *bouncer) allow(g *dsn.Group) (at time.Time, ok bool) {
+	e := g.Notices[0].Envelope
+	if e.Flags&envelope.Authenticated != 0 || e.Source == "" || e.Source == "local" || e.Sender.IsNull() {
+		return at, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.limit.Allow(e.Sender.Domain, b.q.config.Load().MaxBounces, time.Now())
+}
+
+// postpone keeps the envelopes of a report that is one too many until at. A warning
+// of a delay is not worth that.
+func (b *bouncer) postpone(ctx context.Context, g dsn.Group, at time.Time) {
+	q, first := b.q, g.Notices[0].Envelope
+	held := fmt.Sprintf("limit of %d reports a minute to %s", q.config.Load().MaxBounces, first.Sender.Domain)
+	if g.Type == envelope.BounceDelayed {
+		q.p.Log.Warnf("queue: delay notice of message %s to <%s> is left out: %s", first.ID.MsgID(), first.Sender, held)
+		return
+	}
+	at = at.Truncate(time.Second).Add(time.Second)
+	q.p.Log.Infof("queue: report on message %s to <%s> for %d envelopes waits until %s: %s",
+		first.ID.MsgID(), first.Sender, len(g.Notices), at.UTC().Format(time.RFC3339), held)
+	for _, n := range g.Notices {
+		n.Envelope.Held, n.Envelope.NextTry = held, at
+		q.owe(ctx, n.Envelope, n.Type)
+		q.sched.Insert(q.config.Load().backoff.Item(n.Envelope, time.Now()))
+		q.sched.Retry(n.Envelope.ID, at)
 	}
 }
 
@@ -158,7 +224,7 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 	strict := first.Flags&envelope.RequireTLS != 0
 	r := &dsn.Report{
 		ReportingMTA: q.config.Load().ServerName, ID: first.ID.String() + "." + fmt.Sprint(time.Now().UnixNano()),
-		To: first.Sender, EnvID: first.EnvID, Arrival: first.Created, Now: time.Now(), Type: g.Type,
+		To: b.addressee(first), EnvID: first.EnvID, Arrival: first.Created, Now: time.Now(), Type: g.Type,
 		UTF8: first.Flags&envelope.UTF8 != 0, Full: first.Ret == "FULL" && !strict, Original: body.Reader(), Size: body.Size,
 	}
 	for _, n := range g.Notices {
@@ -171,7 +237,7 @@ func (b *bouncer) send(ctx context.Context, g dsn.Group) error {
 	name := q.config.Load().ServerName
 	return q.inject(ctx, proto.ExpandRequest{
 		Facts: policy.Facts{
-			Source: "local", RDNS: name, HELO: name, Authenticated: true, Internal: true, Rcpt: first.Sender,
+			Source: "local", RDNS: name, HELO: name, Authenticated: true, Internal: true, Rcpt: r.To,
 		},
 		Hostname: name, SMTPName: name, EightBit: m.EightBit, UTF8: m.UTF8, Bounce: true, Own: true,
 		RequireTLS: strict, TLSOptional: first.Flags&envelope.TLSOptional != 0,
