@@ -178,6 +178,7 @@ func (o *actionOptions) relay() {
 	case p.accept("auth"):
 		o.authAt = t
 		r.Auth = p.tableFor("auth", keyValues)
+		r.Bearer = p.acceptBare("bearer")
 	case p.accept("tls"):
 		r.TLS = o.tls()
 	case p.acceptBare("prefer"), p.acceptBare("only"):

@@ -435,7 +435,7 @@ func (p *printer) relay(r *policy.RelayOptions) string {
 	}
 	return words("relay", backup, option("helo", r.HELO), p.c.tableRef("helo-src", r.HELOSource),
 		p.c.tableRef("host", r.Host), p.c.tableRef("domain", r.Domain), p.c.tableRef("auth", r.Auth),
-		tls, r.Family, option("pki", r.PKI), option("ca", r.CA), option("ciphers", r.Ciphers),
+		when(r.Bearer, "bearer"), tls, r.Family, option("pki", r.PKI), option("ca", r.CA), option("ciphers", r.Ciphers),
 		option("protocols", r.Protocols), p.c.tableRef("src", r.Source), option("mail-from", r.MailFrom),
 		p.filterRef(r.Filter), when(r.SRS, "srs"))
 }

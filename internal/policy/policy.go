@@ -112,6 +112,7 @@ type RelayOptions struct {
 	Host       string // table relayhost, fetched
 	Domain     string // table relayhost, looked up by domain
 	Auth       string // table credentials
+	Bearer     bool   // its passwords are OAuth 2.0 access tokens
 	TLS        string // "", "opportunistic", "no-verify", "required" (verified), "sts" or "dane"
 	Family     string // "", "prefer inet4", "prefer inet6", "only inet4" or "only inet6"
 	PKI        string

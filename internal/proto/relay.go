@@ -86,6 +86,7 @@ type RouteReply struct {
 	Hosts     []RouteHost
 	Sources   []RouteSource
 	HELO      string
+	Bearer    bool // passwords are OAuth 2.0 access tokens
 	PKI       string
 	CA        string
 	Ciphers   string

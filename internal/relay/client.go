@@ -100,7 +100,7 @@ func (d *NetDialer) config(t *Target) (client.Config, error) {
 		cfg.Trace = d.Trace(t)
 	}
 	if a := t.Auth; a != nil {
-		cfg.Credentials = &client.Credentials{User: a.User, Password: a.Password, Bearer: a.Mechanism == "XOAUTH2"}
+		cfg.Credentials = &client.Credentials{User: a.User, Password: a.Password, Bearer: a.Mechanism == XOAUTH2}
 	}
 	switch {
 	case t.TLS.Implicit:

@@ -92,9 +92,12 @@ type Source struct {
 // Credentials authenticate us. They are never logged.
 type Credentials struct {
 	User, Password string
-	Mechanism      string // the one to use; empty: the best of what the host offers
+	Mechanism      string // XOAUTH2, for which Password is an access token; empty: the best of what the host offers
 	Label          string // which entry of which table, for lists: "table:label"
 }
+
+// XOAUTH2 is the mechanism that takes an OAuth 2.0 access token for a password.
+const XOAUTH2 = "XOAUTH2"
 
 // key names a relay: a digest of everything in a route that changes what is sent and
 // where. The addresses behind names are left out, they come and go.

@@ -202,6 +202,9 @@ func (x router) Route(ctx context.Context, q relay.RouteQuery) (*relay.Route, er
 	}
 	for i := range r.Hosts {
 		out.Hosts = append(out.Hosts, hostOf(&r.Hosts[i]))
+		if a := out.Hosts[i].Auth; a != nil && r.Bearer {
+			a.Mechanism = relay.XOAUTH2
+		}
 	}
 	if !r.Fixed {
 		x.d.relay.sessions.note(q.Domain, &r)

@@ -62,7 +62,7 @@ func (l *Lookup) route(ctx context.Context, req proto.RouteRequest) (proto.Route
 	}
 	r := proto.RouteReply{
 		Name: hops.Name, Fixed: fixed, AnyDomain: options.Host != "",
-		HELO: options.HELO, PKI: options.PKI, CA: options.CA, Ciphers: options.Ciphers, Protocols: options.Protocols,
+		HELO: options.HELO, Bearer: options.Bearer, PKI: options.PKI, CA: options.CA, Ciphers: options.Ciphers, Protocols: options.Protocols,
 		Filter: options.Filter, Limits: limits, Policies: hops.Policies,
 	}
 	if l := g.limitsFor(hops.Name); l != nil && fixed {
