@@ -144,3 +144,46 @@ match from any for any action "out"
 	m.wait(`mta delivery .*to=<two@example\.org> .*result="Ok"`)
 	m.wait(`mta delivery .*to=<one@example\.org> .*result="Ok"`)
 }
+
+func TestSlowDestinationIsNoConcernOfAFastOne(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	slow := hostOf(t, func(line string) string {
+		if strings.HasPrefix(line, "MAIL") {
+			<-gate
+		}
+		return friendly(line)
+	})
+	fast := hostOf(t, friendly)
+	m := startMTA(t, prelude+`
+smtp limit max-mails 1000
+table ways { "slow.example" = "smtp://`+slow+`", "fast.example" = "smtp://`+fast+`" }
+action "out" relay domain <ways>
+match from any for any action "out"
+`)
+	const n = 250 // more than a relay has at a time
+	send := func(domain string) {
+		steps := []string{"^220", "EHLO client.example.net", "^250"}
+		for range n {
+			steps = append(steps, "MAIL FROM:<sender@example.net>", "^250", "RCPT TO:<x@"+domain+">", "^250", "DATA", "^354", "Subject: x\r\n\r\ntext\r\n.", "^250")
+		}
+		m.dialogue(append(steps, "QUIT", "^221")...)
+	}
+	send("slow.example")
+	send("fast.example")
+	for range n {
+		m.wait(`mta delivery .*to=<x@fast\.example> .*result="Ok"`)
+	}
+	for _, line := range m.lines() {
+		if strings.Contains(line, "mta delivery") && strings.Contains(line, "slow.example") {
+			t.Fatalf("the slow host has answered: %s", line)
+		}
+	}
+	if got := m.relaying("relays"); !strings.Contains(got, " hold=yes ") {
+		t.Errorf("nothing is held for the slow host:\n%s", got)
+	}
+	close(gate)
+	for range n {
+		m.wait(`mta delivery .*to=<x@slow\.example> .*result="Ok"`)
+	}
+}
