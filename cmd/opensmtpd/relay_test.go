@@ -50,7 +50,7 @@ match from any for any action "out"
 	if got, want := scheduler.Line(list[0].Status, &list[0].Envelope, d.Created), "|"+d.ErrorLine+" ["+d.Relay+"; "+d.Reason+"]"; !strings.HasSuffix(got, want) {
 		t.Errorf("show queue: %s\nwant at its end: %s", got, want)
 	}
-	if got := m.relaying("routes"); !strings.Contains(got, " ND-- nconn=0 nerror=1 penalty=1 timeout=1") {
+	if got := m.relaying("routes"); !strings.Contains(got, " ND-- nconn=0 nerror=1 penalty=1 timeout=1") || !strings.Contains(got, " port="+port+" ") {
 		t.Errorf("routes: %s", got)
 	}
 	if got := m.relaying("hoststats"); !strings.HasPrefix(got, "example.com|") || !strings.HasSuffix(got, "|"+d.ErrorLine) {

@@ -52,6 +52,7 @@ func showQueue(ctx context.Context, p *program, args []string) error {
 func (p *program) writePage(w io.Writer, page proto.ListReply, only envelope.MsgID) error {
 	now := time.Now()
 	js := json.NewEncoder(w)
+	js.SetEscapeHTML(false)
 	var line []byte
 	for i := range page.Entries {
 		e := &page.Entries[i]

@@ -163,6 +163,9 @@ func (e *Relayer) Relays() []RelayInfo {
 			ID: r.id, Name: r.name, Domain: r.domain, Messages: len(r.tasks.all), Envelopes: r.tasks.waiting, Sessions: len(r.conns),
 			Idle: len(r.parked), Window: r.maxWindow(), Held: r.held, Why: r.why, LastConn: r.last, Next: r.alarm,
 		}
+		if i.Messages == 0 {
+			i.Why = "" // it was true when something waited
+		}
 		if r.failed != nil {
 			i.LastError = r.failed.text
 		}
@@ -189,7 +192,7 @@ func (e *Relayer) Routes() []RouteInfo {
 	for k, l := range e.links {
 		i := RouteInfo{
 			ID: l.id, Source: k.src, Addr: k.dst, Host: l.name, New: !l.proven, Sessions: l.conns, Idle: idle[l], Errors: l.errors,
-			Penalty: l.n, Spacing: l.spacing,
+			Penalty: l.n, Spacing: l.spacing.Seconds(),
 		}
 		for n, p := range e.penalties(l) {
 			if !p.active(now) {
@@ -348,7 +351,7 @@ type RouteInfo struct {
 	Until       time.Time      `json:"disabled_until,omitzero"`
 	Next        time.Time      `json:"spaced_until,omitzero"` // no connection or message before
 	LastError   string         `json:"error,omitempty"`       // for which it is disabled
-	Spacing     time.Duration  `json:"-"`                     // between messages, learned from the host's complaints
+	Spacing     float64        `json:"spacing,omitempty"`     // seconds between messages, learned from the host's complaints
 }
 
 // HostInfo describes a remote address.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/maillog"
@@ -52,11 +53,13 @@ func lines[T any](entries []T, asJSON bool, text func(*T) []string) ([]string, e
 			out = append(out, text(&entries[i])...)
 			continue
 		}
-		b, err := json.Marshal(&entries[i])
-		if err != nil {
+		var b strings.Builder
+		js := json.NewEncoder(&b)
+		js.SetEscapeHTML(false)
+		if err := js.Encode(&entries[i]); err != nil {
 			return nil, err
 		}
-		out = append(out, string(b))
+		out = append(out, strings.TrimSuffix(b.String(), "\n"))
 	}
 	return out, nil
 }
@@ -94,22 +97,16 @@ func (i *RouteInfo) line(now time.Time) string {
 	}
 	line := fmt.Sprintf("%d. %s <-> %s %s nconn=%d nerror=%d penalty=%d timeout=%s",
 		i.ID, sourceName(i.Source), hostText(i.Addr.Addr(), i.Host), flags, i.Sessions, i.Errors, i.Penalty, until(next, now))
+	if port := i.Addr.Port(); port != 25 {
+		line += fmt.Sprintf(" port=%d", port)
+	}
 	if i.Spacing > 0 {
-		line += " spacing=" + i.Spacing.Round(time.Millisecond).String()
+		line += fmt.Sprintf(" spacing=%.1fs", i.Spacing)
 	}
 	if i.LastError != "" {
 		line += fmt.Sprintf(" error=%q", i.LastError)
 	}
 	return line
-}
-
-// MarshalJSON gives the spacing in seconds.
-func (i *RouteInfo) MarshalJSON() ([]byte, error) {
-	type plain RouteInfo
-	return json.Marshal(struct {
-		*plain
-		Spacing float64 `json:"spacing_seconds,omitempty"`
-	}{(*plain)(i), i.Spacing.Seconds()})
 }
 
 func (i *HostInfo) line(now time.Time) string {
