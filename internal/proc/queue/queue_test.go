@@ -10,6 +10,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
+	"github.com/opensmtpd/opensmtpd/internal/keep"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
@@ -88,6 +89,7 @@ func startQueue(t *testing.T) *rig {
 			r.Queue = New(p, Parts{
 				Store:    func(proto.QueueConfig, func()) (queue.Store, error) { return r.store, nil },
 				Schedule: func(n int) Schedule { return ram.New(ram.Limits{MaxInFlight: n}) },
+				Keep:     func(proto.QueueConfig) map[proto.RecordKind]keep.Keeper { return nil },
 			})
 			close(built)
 			return r.Queue
