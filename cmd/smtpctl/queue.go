@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -20,15 +21,18 @@ const listPage = 500
 
 // showQueue lists the queue, or one message.
 func showQueue(ctx context.Context, p *program, args []string) error {
-	c, err := p.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	req := proto.ListRequest{Max: listPage}
 	if len(args) > 0 {
 		req.MsgID = target(args[0]).MsgID()
 	}
+	c, err := p.connect(ctx)
+	if errors.Is(err, control.ErrNotRunning) {
+		return p.showSpool(ctx, req.MsgID, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	out := bufio.NewWriterSize(p.stdout, 64<<10)
 	for {
 		page, _, err := control.Call(ctx, c, proto.List, req)
@@ -68,7 +72,7 @@ func (p *program) writePage(w io.Writer, page proto.ListReply, only envelope.Msg
 		}
 	}
 	for _, name := range page.Corrupt {
-		if only != 0 && !strings.HasPrefix(name, only.String()) {
+		if only != 0 && !strings.HasPrefix(strings.TrimPrefix(name, "corrupt/"), only.String()) {
 			continue
 		}
 		var err error

@@ -141,19 +141,26 @@ func (p *program) session(ctx context.Context) (net.Conn, error) {
 // spool keeps a message for when the daemon runs: for the system's, or for that of
 // this user where there is no other.
 func (p *program) spool(s *submit.Submission, r submit.Request) error {
-	spools := []string{p.paths.Spool}
-	if dir := p.getenv("OPENSMTPD_SPOOL"); dir != "" {
-		spools = []string{dir}
-	} else if dir := p.stateDir(); dir != "" {
-		spools = append(spools, filepath.Join(dir, "spool"))
-	}
 	var err error
-	for _, dir := range spools {
+	for _, dir := range p.spools() {
 		if err = s.Spool(filepath.Join(dir, "offline"), r); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	return err
+}
+
+// spools returns where spools may be: the system's, then that of a daemon that this
+// user runs.
+func (p *program) spools() []string {
+	if dir := p.getenv("OPENSMTPD_SPOOL"); dir != "" {
+		return []string{dir}
+	}
+	list := []string{p.paths.Spool}
+	if dir := p.stateDir(); dir != "" {
+		list = append(list, filepath.Join(dir, "spool"))
+	}
+	return list
 }
 
 // failed tells why nothing was sent.

@@ -93,6 +93,8 @@ type Store struct {
 	dirs  dirSyncer
 	locks [64]sync.Mutex // by MsgID: removing envelopes and counting the rest
 
+	readOnly bool // made by Inspect
+
 	mu       sync.Mutex
 	reserved map[envelope.MsgID]bool // true: a spilled body exists
 	counts   map[envelope.MsgID]int  // envelopes left in directories, where some were deleted
@@ -119,6 +121,48 @@ var (
 // Open opens the spool, makes what is missing of its directories, recovers the
 // journal, and empties temporary. Only one Store may use a spool at a time.
 func Open(fsys vfs.FS, o Options) (*Store, error) {
+	s, err := newStore(fsys, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"queue", "temporary", "corrupt", "journal"} {
+		if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
+			return nil, fmt.Errorf("spool: %w", err)
+		}
+	}
+	if err := s.emptyTemporary(); err != nil {
+		return nil, fmt.Errorf("spool: empty temporary: %w", err)
+	}
+	if s.j, err = s.recover(); err != nil {
+		return nil, fmt.Errorf("spool: recover the journal: %w", err)
+	}
+	s.wg.Add(2)
+	go func() { defer s.wg.Done(); s.clean() }()
+	go func() { defer s.wg.Done(); s.mover() }()
+	s.j.start()
+	return s, nil
+}
+
+// Inspect opens the spool of a service that is down, for Walk, Load, Open and
+// Corrupt only. Nothing on disk is changed: damage is told and stays where it is. A
+// service that starts meanwhile is not disturbed, but what it changes may be told as
+// damage.
+func Inspect(fsys vfs.FS, o Options) (*Store, error) {
+	s, err := newStore(fsys, o)
+	if err != nil {
+		return nil, err
+	}
+	s.readOnly = true
+	j := newJournal(s.fs, s.o)
+	if _, _, err := s.restore(j); err != nil {
+		return nil, fmt.Errorf("spool: read the journal: %w", err)
+	}
+	s.j = j
+	return s, nil
+}
+
+// newStore returns a store that has touched nothing yet.
+func newStore(fsys vfs.FS, o Options) (*Store, error) {
 	if o.SegmentSize == 0 {
 		o.SegmentSize = defaultSegmentSize
 	}
@@ -147,22 +191,6 @@ func Open(fsys vfs.FS, o Options) (*Store, error) {
 	if s.codec.Idle() {
 		s.o.Codec = nil
 	}
-	for _, dir := range []string{"queue", "temporary", "corrupt", "journal"} {
-		if err := vfs.MkdirAll(fsys, dir, 0o700); err != nil {
-			return nil, fmt.Errorf("spool: %w", err)
-		}
-	}
-	if err := s.emptyTemporary(); err != nil {
-		return nil, fmt.Errorf("spool: empty temporary: %w", err)
-	}
-	var err error
-	if s.j, err = s.recover(); err != nil {
-		return nil, fmt.Errorf("spool: recover the journal: %w", err)
-	}
-	s.wg.Add(2)
-	go func() { defer s.wg.Done(); s.clean() }()
-	go func() { defer s.wg.Done(); s.mover() }()
-	s.j.start()
 	return s, nil
 }
 
@@ -170,6 +198,10 @@ func Open(fsys vfs.FS, o Options) (*Store, error) {
 func (s *Store) Close() error {
 	var err error
 	s.closed.Do(func() {
+		if s.readOnly {
+			err = s.j.closeFiles()
+			return
+		}
 		close(s.closing)
 		s.wg.Wait()
 		err = s.j.close()

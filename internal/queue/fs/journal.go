@@ -440,6 +440,11 @@ func (j *journal) close() error {
 	if making != nil {
 		<-making
 	}
+	return j.closeFiles()
+}
+
+// closeFiles closes the segments.
+func (j *journal) closeFiles() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var errs []error

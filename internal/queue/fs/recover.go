@@ -60,12 +60,25 @@ type gap struct {
 // recover reads the segments and returns the journal, not started.
 func (s *Store) recover() (*journal, error) {
 	j := newJournal(s.fs, s.o)
+	live, invalid, err := s.restore(j)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.examine(j, live, invalid); err != nil {
+		return nil, err
+	}
+	return j, s.dropCopies(j)
+}
+
+// restore fills j from the segments and returns those in use, and which records
+// are invalid.
+func (s *Store) restore(j *journal) (live []*old, invalid []seqs, err error) {
 	olds, err := s.readSegments(j)
 	if err != nil {
 		for _, o := range olds {
 			_ = o.seg.file.Close()
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	var oldest uint32
 	for _, o := range olds {
@@ -78,23 +91,19 @@ func (s *Store) recover() (*journal, error) {
 			}
 		}
 	}
-	live := olds[:0]
+	live = olds[:0]
 	for _, o := range olds {
 		switch {
 		case len(o.events) > 0 && o.seg.gen >= oldest:
 			live = append(live, o)
-		case o.size == j.size && len(j.free) < j.segments:
+		case s.readOnly || o.size == j.size && len(j.free) < j.segments:
 			j.free = append(j.free, o.seg)
 		default:
 			j.discard([]*segment{o.seg})
 		}
 	}
 	slices.SortStableFunc(live, func(a, b *old) int { return cmp.Compare(a.seg.gen, b.seg.gen) })
-	invalid := replay(j, live)
-	if err := s.examine(j, live, invalid); err != nil {
-		return nil, err
-	}
-	return j, s.dropCopies(j)
+	return live, replay(j, live), nil
 }
 
 // readSegments scans all segment files.
@@ -104,6 +113,10 @@ func (s *Store) readSegments(j *journal) ([]*old, error) {
 		return nil, err
 	}
 	slices.SortFunc(list, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	mode := os.O_RDWR
+	if s.readOnly {
+		mode = os.O_RDONLY
+	}
 	var olds []*old
 	var buf []byte
 	for _, d := range list {
@@ -112,7 +125,7 @@ func (s *Store) readSegments(j *journal) ([]*old, error) {
 			continue
 		}
 		j.names = max(j.names, n)
-		f, err := s.fs.OpenFile("journal/"+d.Name(), os.O_RDWR, 0)
+		f, err := s.fs.OpenFile("journal/"+d.Name(), mode, 0)
 		if err != nil {
 			return olds, err
 		}

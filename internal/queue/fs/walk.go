@@ -127,8 +127,9 @@ func (s *Store) walkDir(id envelope.MsgID, f func(*envelope.Envelope, error) err
 	}
 	switch {
 	case len(list) == 0:
-		// What an unfinished removal by another program leaves.
-		_ = s.fs.Remove(messageDir(id))
+		if !s.readOnly { // what an unfinished removal by another program leaves
+			_ = s.fs.Remove(messageDir(id))
+		}
 		return nil
 	case !body:
 		damage, err := s.setAsideMessage(id, "has no body")
@@ -181,6 +182,9 @@ func (s *Store) aside(id envelope.MsgID) (string, error) {
 // setAsideMessage moves a message directory to corrupt/, durably, and returns what
 // to tell of it: nil when it was deleted meanwhile.
 func (s *Store) setAsideMessage(id envelope.MsgID, why string) (damage, err error) {
+	if s.readOnly {
+		return fmt.Errorf("%w: message %v %s", queue.ErrCorrupt, id, why), nil
+	}
 	name, err := s.aside(id)
 	if err != nil {
 		return nil, err
@@ -201,6 +205,9 @@ func (s *Store) setAsideMessage(id envelope.MsgID, why string) (damage, err erro
 // setAsideEnvelope moves an envelope file to corrupt/MSGID, beside a link to its
 // message. The last one takes the whole directory along.
 func (s *Store) setAsideEnvelope(evp envelope.ID, cause error) (damage, err error) {
+	if s.readOnly {
+		return fmt.Errorf("%w: envelope %v: %w", queue.ErrCorrupt, evp, cause), nil
+	}
 	id := evp.MsgID()
 	lock := s.lock(id) // see removeFile
 	lock.Lock()
