@@ -121,6 +121,29 @@ func (m *Message) Replace(r io.Reader) error {
 	}
 }
 
+// maxHeader bounds what Header returns, in bytes.
+const maxHeader = 1 << 20
+
+// Header returns the header fields as they came, each with its line ends (CRLF), and
+// a reader on the body. A header of more than 1 MiB is ErrTooBig.
+func (m *Message) Header() (fields []string, body *io.SectionReader, err error) {
+	size := int64(0)
+	next, err := eachField(m.lines(), func(field []byte) error {
+		if size += int64(len(field)); size > maxHeader {
+			return ErrTooBig
+		}
+		fields = append(fields, string(field))
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if string(next) == "\r\n" {
+		size += 2
+	}
+	return fields, io.NewSectionReader(m.Reader(), size, m.Size()-size), nil
+}
+
 // fields calls f with each header field, its lines with their ends.
 func (m *Message) fields(f func(field []byte) error) error {
 	_, err := eachField(m.lines(), f)

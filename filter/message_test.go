@@ -1,7 +1,9 @@
 package filter_test
 
 import (
+	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -157,4 +159,41 @@ func FuzzMessage(f *testing.F) {
 			rest = rest[i+len(line):]
 		}
 	})
+}
+
+func TestHeaderAndBodyAreApart(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]struct {
+		fields []string
+		body   string
+	}{
+		"A: b\n c\nD: e\n\nbody\n\nmore\n": {[]string{"A: b\r\n c\r\n", "D: e\r\n"}, "body\r\n\r\nmore\r\n"},
+		"A: b\n":                           {[]string{"A: b\r\n"}, ""},
+		"A: b\n\n":                         {[]string{"A: b\r\n"}, ""},
+		"\nbody\n":                         {nil, "body\r\n"},
+		"no field\nbody\n":                 {nil, "no field\r\nbody\r\n"},
+	} {
+		d := filtertest.Start(t, &filter.Filter{Message: func(_ *filter.Session, m *filter.Message) filter.Verdict {
+			fields, r, err := m.Header()
+			if err != nil {
+				return filter.Reject(451, "", err.Error())
+			}
+			body, err := io.ReadAll(r)
+			if err != nil || !slices.Equal(fields, want.fields) || string(body) != want.body {
+				t.Errorf("%q: fields %q, body %q, %v", text, fields, body, err)
+			}
+			return filter.Proceed()
+		}}, filtertest.OpenSMTPD())
+		if o := d.Open("192.0.2.1:1", "x").Send(filtertest.Mail{From: "a@x", To: []string{"b@x"}, Text: text}); o.Refused != "" {
+			t.Errorf("%q: %s", text, o.Refused)
+		}
+	}
+	long := strings.Repeat("A: "+strings.Repeat("x", 1000)+"\n", 1100)
+	d := filtertest.Start(t, &filter.Filter{Message: func(_ *filter.Session, m *filter.Message) filter.Verdict {
+		if _, _, err := m.Header(); !errors.Is(err, filter.ErrTooBig) {
+			t.Errorf("a header of more than 1 MiB: %v", err)
+		}
+		return filter.Proceed()
+	}}, filtertest.OpenSMTPD())
+	d.Open("192.0.2.1:1", "x").Send(filtertest.Mail{From: "a@x", To: []string{"b@x"}, Text: long})
 }
