@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/mail"
+	"strings"
+	"time"
+
+	"blitiri.com.ar/go/spf"
+	"github.com/emersion/go-msgauth/authres"
+	"github.com/emersion/go-msgauth/dkim"
+	"github.com/emersion/go-msgauth/dmarc"
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/opensmtpd/opensmtpd/filter"
+)
+
+const (
+	defaultPatience = 20 * time.Second
+	// maxSignatures bounds the DKIM signatures of a message that are looked at.
+	maxSignatures = 10
+)
+
+// checker holds the options.
+type checker struct {
+	id       string // authserv-id
+	rules    []rule
+	sealers  []string // domains, lower case
+	patience time.Duration
+}
+
+// rule says what to do about a result.
+type rule struct{ method, result, action string }
+
+// addRule reads METHOD=RESULT:ACTION.
+func (c *checker) addRule(s string) error {
+	test, action, ok := strings.Cut(s, ":")
+	method, result, ok2 := strings.Cut(test, "=")
+	if !ok || !ok2 {
+		return errors.New("want METHOD=RESULT:ACTION, such as dmarc=fail:obey")
+	}
+	results := map[string]string{
+		"spf": "none neutral pass fail softfail temperror permerror", "dkim": "none pass fail temperror permerror",
+		"dmarc": "none pass fail temperror permerror", "arc": "none pass fail",
+	}
+	switch {
+	case results[method] == "":
+		return fmt.Errorf("method %q: want spf, dkim, dmarc or arc", method)
+	case !word(results[method], result):
+		return fmt.Errorf("result %q of %s: want one of %s", result, method, results[method])
+	case !word("junk reject tempfail obey", action):
+		return fmt.Errorf("action %q: want junk, reject, tempfail or, for DMARC, obey", action)
+	case action == "obey" && method != "dmarc":
+		return errors.New("obey is for DMARC: only there senders say what to do")
+	}
+	c.rules = append(c.rules, rule{method, result, action})
+	return nil
+}
+
+func word(list, w string) bool { return w != "" && strings.Contains(" "+list+" ", " "+w+" ") }
+
+func (c *checker) addSealer(s string) error {
+	c.sealers = append(c.sealers, strings.ToLower(strings.TrimSuffix(s, ".")))
+	return nil
+}
+
+// findings are the results for one message.
+type findings struct {
+	spf       spf.Result
+	spfDomain string // that SPF was checked for
+	signed    []*dkim.Verification
+	dkim      authres.ResultValue // the best of signed
+	arc       arcResult
+	dmarc     authres.ResultValue
+	policy    dmarc.Policy // of the domain in From; none when there is no record
+	percent   int          // of messages that the policy is for
+	author    string       // domain in From
+	override  string       // the sealer whose word counts for more than DMARC
+}
+
+// dns asks through the daemon. It is the resolver that SPF wants.
+type dns struct{ s *filter.Session }
+
+func (d dns) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	return d.s.LookupTXT(ctx, name)
+}
+func (d dns) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	return d.s.LookupMX(ctx, name)
+}
+func (d dns) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
+	return d.s.LookupIPAddr(ctx, name)
+}
+func (d dns) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	return d.s.LookupAddr(ctx, addr)
+}
+
+// message checks a message of a stranger. Users of this server are let through: who
+// they are is known.
+func (c *checker) message(s *filter.Session, m *filter.Message) filter.Verdict {
+	if s.Local || s.User != "" || !s.Source.IsValid() {
+		return filter.Proceed()
+	}
+	ctx, cancel := context.WithTimeout(s.Context(), c.patience)
+	defer cancel()
+	id := c.id
+	if id == "" {
+		id = s.Daemon().Admd
+	}
+	if id == "" {
+		id = s.Hostname
+	}
+	f := c.check(ctx, s, m)
+	m.Remove("Authentication-Results", func(value string) bool { return sameID(value, id) })
+	m.Prepend("Authentication-Results", f.header(id, s))
+	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf, f.dkim, f.dmarc, f.arc.value, f.author)
+	return c.verdict(f)
+}
+
+// check runs all methods.
+func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Message) findings {
+	var f findings
+	f.checkSPF(ctx, s)
+	txt := func(name string) ([]string, error) { return s.LookupTXT(ctx, name) }
+	signed, err := dkim.VerifyWithOptions(m.Reader(), &dkim.VerifyOptions{LookupTXT: txt, MaxVerifications: maxSignatures})
+	if err != nil && !errors.Is(err, dkim.ErrTooManySignatures) {
+		s.Logf("DKIM: %v", err)
+	}
+	f.signed, f.dkim = signed, authres.ResultNone
+	for _, v := range signed {
+		f.dkim = better(f.dkim, dkimValue(v.Err))
+	}
+	if fields, body, err := m.Header(); err != nil {
+		f.arc = arcResult{value: authres.ResultFail, reason: err}
+	} else {
+		f.arc = checkARC(fields, body, txt)
+	}
+	f.checkDMARC(m.Values("From"), txt)
+	if f.dmarc == authres.ResultFail && f.arc.value == authres.ResultPass {
+		for _, d := range c.sealers {
+			if f.arc.sealer == d {
+				f.override = d
+			}
+		}
+	}
+	return f
+}
+
+// checkSPF asks for the sender's domain, or for the name that the client gave when
+// there is no sender (RFC 7208 section 2.4).
+func (f *findings) checkSPF(ctx context.Context, s *filter.Session) {
+	sender := ""
+	if s.Tx != nil {
+		sender = s.Tx.Sender
+	}
+	f.spfDomain = domainOf(sender)
+	if f.spfDomain == "" {
+		f.spfDomain = strings.ToLower(s.Identity)
+	}
+	f.spf, _ = spf.CheckHostWithSender(net.IP(s.Source.Addr().Unmap().AsSlice()), s.Identity, sender, spf.WithContext(ctx), spf.WithResolver(dns{s}))
+}
+
+func dkimValue(err error) authres.ResultValue {
+	switch {
+	case err == nil:
+		return authres.ResultPass
+	case dkim.IsTempFail(err):
+		return authres.ResultTempError
+	case dkim.IsPermFail(err):
+		return authres.ResultPermError
+	}
+	return authres.ResultFail
+}
+
+// better returns the result that says more for a message with several signatures.
+func better(a, b authres.ResultValue) authres.ResultValue {
+	order := []authres.ResultValue{authres.ResultPass, authres.ResultTempError, authres.ResultFail, authres.ResultPermError}
+	for _, v := range order {
+		if a == v || b == v {
+			return v
+		}
+	}
+	return authres.ResultNone
+}
+
+// checkDMARC looks for the policy of the author's domain, and whether SPF or a
+// signature speaks for that domain (RFC 7489 section 6.6).
+func (f *findings) checkDMARC(from []string, txt func(string) ([]string, error)) {
+	f.dmarc, f.policy, f.percent = authres.ResultNone, dmarc.PolicyNone, 100
+	author, ok := authorDomain(from)
+	if !ok {
+		f.dmarc = authres.ResultPermError
+		return
+	}
+	f.author = author
+	o := &dmarc.LookupOptions{LookupTXT: txt}
+	record, err := dmarc.LookupWithOptions(author, o)
+	inherited := false
+	if org := orgDomain(author); errors.Is(err, dmarc.ErrNoPolicy) && org != author {
+		record, err = dmarc.LookupWithOptions(org, o)
+		inherited = true
+	}
+	switch {
+	case errors.Is(err, dmarc.ErrNoPolicy):
+		return
+	case err != nil && dmarc.IsTempFail(err):
+		f.dmarc = authres.ResultTempError
+		return
+	case err != nil:
+		f.dmarc = authres.ResultPermError
+		return
+	}
+	f.policy = record.Policy
+	if inherited && record.SubdomainPolicy != "" {
+		f.policy = record.SubdomainPolicy
+	}
+	if record.Percent != nil {
+		f.percent = *record.Percent
+	}
+	f.dmarc = authres.ResultFail
+	if f.spf == spf.Pass && aligned(f.spfDomain, author, record.SPFAlignment) {
+		f.dmarc = authres.ResultPass
+	}
+	for _, v := range f.signed {
+		if v.Err == nil && aligned(strings.ToLower(v.Domain), author, record.DKIMAlignment) {
+			f.dmarc = authres.ResultPass
+		}
+	}
+	// What could not be looked up may speak for the domain another time.
+	if f.dmarc == authres.ResultFail && (f.spf == spf.TempError || f.dkim == authres.ResultTempError) {
+		f.dmarc = authres.ResultTempError
+	}
+}
+
+// authorDomain returns the domain of the one author of a message.
+func authorDomain(from []string) (string, bool) {
+	if len(from) != 1 {
+		return "", false
+	}
+	list, err := mail.ParseAddressList(from[0])
+	if err != nil || len(list) == 0 {
+		return "", false
+	}
+	d := domainOf(list[0].Address)
+	for _, a := range list[1:] {
+		if domainOf(a.Address) != d {
+			return "", false
+		}
+	}
+	return d, d != ""
+}
+
+func domainOf(address string) string {
+	i := strings.LastIndexByte(address, '@')
+	if i < 0 {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSuffix(address[i+1:], "."))
+}
+
+// orgDomain returns the domain below the public suffix (RFC 7489 section 3.2).
+func orgDomain(d string) string {
+	if org, err := publicsuffix.EffectiveTLDPlusOne(d); err == nil {
+		return org
+	}
+	return d
+}
+
+func aligned(d, author string, mode dmarc.AlignmentMode) bool {
+	return d == author || mode != dmarc.AlignmentStrict && orgDomain(d) == orgDomain(author)
+}
+
+// sameID tells whether an Authentication-Results field claims to be of that server.
+func sameID(value, id string) bool {
+	value = strings.TrimLeft(value, " \t\r\n")
+	if i := strings.IndexAny(value, "; \t\r\n("); i >= 0 {
+		value = value[:i]
+	}
+	return strings.EqualFold(value, id)
+}
+
+// header returns the value of the Authentication-Results field.
+func (f *findings) header(id string, s *filter.Session) string {
+	results := []authres.Result{&authres.SPFResult{Value: authres.ResultValue(f.spf), From: clean(sender(s)), Helo: clean(s.Identity)}}
+	if len(f.signed) == 0 {
+		results = append(results, &authres.DKIMResult{Value: authres.ResultNone})
+	}
+	for _, v := range f.signed {
+		results = append(results, &authres.DKIMResult{Value: dkimValue(v.Err), Domain: clean(v.Domain), Identifier: clean(v.Identifier)})
+	}
+	d := &authres.DMARCResult{Value: f.dmarc, From: clean(f.author)}
+	if f.dmarc == authres.ResultFail {
+		d.Reason = "p=" + string(f.policy)
+		if f.override != "" {
+			d.Reason += ", but sealed by " + f.override
+		}
+	}
+	results = append(results, d)
+	if f.arc.value != authres.ResultNone {
+		results = append(results, &authres.ARCResult{Value: f.arc.value, RemoteIP: s.Source.Addr().Unmap().String()})
+	}
+	return authres.Format(id, results)
+}
+
+func sender(s *filter.Session) string {
+	if s.Tx == nil {
+		return ""
+	}
+	return s.Tx.Sender
+}
+
+// clean keeps strangers' words from being more than one value.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r == 0x7f || strings.ContainsRune(`;="()\`, r) {
+			return '_'
+		}
+		return r
+	}, s)
+}
+
+// verdict finds the gravest action that the rules ask for.
+func (c *checker) verdict(f findings) filter.Verdict {
+	values := map[string]string{"spf": string(f.spf), "dkim": string(f.dkim), "dmarc": string(f.dmarc), "arc": string(f.arc.value)}
+	gravest, why := "", ""
+	for _, r := range c.rules {
+		if values[r.method] != r.result || r.method == "dmarc" && f.override != "" {
+			continue
+		}
+		action := r.action
+		if action == "obey" {
+			action = f.obey()
+		}
+		if gravity(action) > gravity(gravest) {
+			gravest, why = action, r.method+"="+r.result
+		}
+	}
+	switch gravest {
+	case "reject":
+		return filter.Reject(550, "5.7.1", "Message refused: "+why+explain(f))
+	case "tempfail":
+		return filter.Reject(451, "4.7.1", "Try again later: "+why)
+	case "junk":
+		return filter.Junk()
+	}
+	return filter.Proceed()
+}
+
+func explain(f findings) string {
+	if f.author == "" {
+		return ""
+	}
+	return " for " + clean(f.author)
+}
+
+func gravity(action string) int {
+	return map[string]int{"junk": 1, "tempfail": 2, "reject": 3}[action]
+}
+
+// obey returns what the author's domain asks for, which may be for a part of its
+// messages only; the next milder action is for the rest (RFC 7489 section 6.6.4).
+func (f *findings) obey() string {
+	part := rand.IntN(100) < f.percent
+	switch {
+	case f.policy == dmarc.PolicyReject && part:
+		return "reject"
+	case f.policy == dmarc.PolicyReject, f.policy == dmarc.PolicyQuarantine && part:
+		return "junk"
+	}
+	return ""
+}
