@@ -184,7 +184,7 @@ func verifySignature(field string, fields []string, body io.Reader, txt func(str
 	used := map[string]int{}
 	names := strings.Split(strings.ToLower(squeeze(tags["h"])), ":")
 	if !slices.Contains(names, "from") {
-		return errors.New("From is not signed")
+		return errors.New("signature does not cover From")
 	}
 	for _, name := range names {
 		if name == "arc-seal" {

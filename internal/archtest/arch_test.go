@@ -202,6 +202,7 @@ func owners() map[string][]string {
 		"github.com/miekg/dns":           {"internal/dns", "internal/dnstest"},
 		"github.com/go-crypt/crypt":      {"platform/password"},
 		"github.com/emersion/go-maildir": {"mda/maildir"},
+		"github.com/emersion/go-msgauth": {"cmd/filter-dkimsign", "cmd/filter-auth"},
 		"github.com/kardianos/service":   {"cmd/opensmtpd"},
 		"golang.org/x/sys":               {"platform", "internal/imsg"},
 	}
