@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -66,6 +67,24 @@ var (
 	ErrBadPassword = errors.New("wrong user name or password")
 )
 
+// Delegator is offered by hosts that run programs to ask sources of users other than
+// files, which a confined process must not. After Delegate the host asks whoever may
+// in its stead: ask returns the user, or ErrNoUser as a proven absence. Call it before
+// the first User.
+type Delegator interface {
+	Delegate(ask func(ctx context.Context, name string) (User, error))
+}
+
+// Sandbox says how the system's sandbox is to be used, beyond root directory and ids.
+type Sandbox int
+
+// Uses of the sandbox.
+const (
+	SandboxOn    Sandbox = iota
+	SandboxTrace         // a violation ends the process with a report of where it was, if the system can
+	SandboxOff           // for finding out whether the sandbox is at fault
+)
+
 // Profile says what a role needs, never how a system grants it.
 type Profile struct {
 	Role   string   // for messages
@@ -73,7 +92,7 @@ type Profile struct {
 	UID    int      // -1: keep
 	GID    int      // -1: keep
 	Groups []int    // supplementary groups
-	Inet   bool     // opens network sockets
+	Inet   bool     // opens network connections; serves listeners that it is handed
 	Unix   bool     // opens local sockets
 	PassFD bool     // sends or receives descriptors
 	Read   []string // files and directories it reads (before chroot: absolute)
@@ -81,6 +100,22 @@ type Profile struct {
 	Exec   bool     // starts other programs; excludes inherited sandboxes
 	Users  bool     // looks up users and groups
 	DNS    bool     // asks the resolver
+
+	UnixServer bool // serves a local listener that it is handed
+	Sandbox    Sandbox
+}
+
+// Inside returns path as it is called in the profile's root directory, and false
+// when it cannot be named there.
+func (p Profile) Inside(path string) (string, bool) {
+	if p.Root == "" || p.Root == "/" {
+		return path, true
+	}
+	if path == p.Root {
+		return "/", true
+	}
+	rest, ok := strings.CutPrefix(path, p.Root+"/")
+	return "/" + rest, ok
 }
 
 // Check returns an error when p contradicts itself: uid or gid 0 asked for, which

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/getopt"
+	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // version is set by the linker for releases.
@@ -29,6 +30,7 @@ type flags struct {
 	pause      []string
 	trace      []string
 	json       bool
+	sandbox    string            // -o sandbox=
 	dirs       map[string]string // -o spool=, run=, mail=
 	net        network           // -o resolver=, loopback=
 	role       string            // -x
@@ -105,7 +107,10 @@ func parseFlags(args []string) (*flags, error) {
 	return f, nil
 }
 
-// option reads one -o: "json", or the place of a directory.
+// sandboxes are the values of -o sandbox=.
+var sandboxes = map[string]platform.Sandbox{"": platform.SandboxOn, "trace": platform.SandboxTrace, "off": platform.SandboxOff}
+
+// option reads one -o: "json", the place of a directory, or what becomes of the sandbox.
 func (f *flags) option(arg string) error {
 	name, value, _ := strings.Cut(arg, "=")
 	switch name {
@@ -120,8 +125,13 @@ func (f *flags) option(arg string) error {
 		if err := f.net.set(name, value); err != nil {
 			return fmt.Errorf("smtpd: -o %s: %w", arg, err)
 		}
+	case "sandbox":
+		if _, ok := sandboxes[value]; !ok || value == "" {
+			return fmt.Errorf("smtpd: -o %s: want sandbox=trace or sandbox=off", arg)
+		}
+		f.sandbox = value
 	default:
-		return fmt.Errorf("smtpd: -o %s: want json, spool=DIR, run=DIR, mail=DIR, libexec=DIR, resolver=ADDRESS:PORT or loopback=PORT:PORT", arg)
+		return fmt.Errorf("smtpd: -o %s: want json, sandbox=trace, sandbox=off, spool=DIR, run=DIR, mail=DIR, libexec=DIR, resolver=ADDRESS:PORT or loopback=PORT:PORT", arg)
 	}
 	return nil
 }

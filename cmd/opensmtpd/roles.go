@@ -62,7 +62,7 @@ func runRole(f *flags) int {
 	for _, file := range files {
 		syscall.CloseOnExec(int(file.Fd()))
 	}
-	env := proc.Env{Role: role, Host: host, Confine: true, Log: proc.NewLog(os.Stderr, role, true, f.json)}
+	env := proc.Env{Role: role, Host: host, Confine: true, Sandbox: sandboxes[f.sandbox], Log: proc.NewLog(os.Stderr, role, true, f.json)}
 	defer env.Log.Flush()
 	runtime.GOMAXPROCS(processors(role))
 	if err := startRole(context.Background(), env, f.net, files); err != nil {

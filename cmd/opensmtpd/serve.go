@@ -171,6 +171,12 @@ func (s *service) run(c *config.Config) error {
 	if !s.root {
 		s.log.Warnf("not started as root: all roles share one process as uid %d; no chroot, no separate users, delivery to this user only", os.Geteuid())
 	}
+	switch sandboxes[s.flags.sandbox] {
+	case platform.SandboxOff:
+		s.log.Warnf("the sandbox is switched off: the processes are kept apart by users and root directories alone")
+	case platform.SandboxTrace:
+		s.log.Warnf("a process that violates its sandbox reports where, before it ends")
+	}
 	p := parent.New(parent.Options{
 		Host: s.host, Paths: paths, Log: s.log, Spawner: s.spawner(), OneProcess: !s.root,
 		Load: s.reload, Forward: forwardfile.Read, SMTPUser: s.id.smtp, Version: version,
@@ -212,6 +218,9 @@ func (s *service) spawner() parent.Spawner {
 	var args []string
 	if s.flags.json {
 		args = append(args, "-o", "json")
+	}
+	if s.flags.sandbox != "" {
+		args = append(args, "-o", "sandbox="+s.flags.sandbox)
 	}
 	for name, dir := range s.flags.dirs {
 		args = append(args, "-o", name+"="+dir)

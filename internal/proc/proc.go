@@ -13,8 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +26,7 @@ type Env struct {
 	Role    proto.Role
 	Host    platform.Host
 	Confine bool // false when all roles share one process
+	Sandbox platform.Sandbox
 	Log     *Log
 }
 
@@ -148,32 +147,6 @@ func (p *Process) Confined() bool { return p.confined }
 // Go runs f until the process ends; Run waits for it.
 func (p *Process) Go(f func(ctx context.Context)) {
 	p.wg.Go(func() { f(p.ctx) })
-}
-
-// Confine puts the process under its profile, the first time it is called, and
-// returns what was obtained in a form for the log. c says where and as whom; need
-// says what the role does.
-func (p *Process) Confine(c proto.Confinement, need platform.Profile) (proto.SetupReply, error) {
-	if !p.Env.Confine || c.UID < 0 {
-		return proto.SetupReply{Guarantees: "none", Missing: "one process without root: no separation"}, nil
-	}
-	if p.confined {
-		return proto.SetupReply{}, nil
-	}
-	need.Role = string(p.Role)
-	need.Root, need.UID, need.GID = c.Root, c.UID, c.GID
-	need.Groups = []int{c.GID}
-	need.Read, need.Write = slices.Concat(need.Read, c.Read), slices.Concat(need.Write, c.Write)
-	g, err := p.Host.Confine(need)
-	if err != nil {
-		return proto.SetupReply{}, fmt.Errorf("confine: %w", err)
-	}
-	p.confined = true
-	words := []string{fmt.Sprintf("root=%s uid=%d gid=%d", g.Root, g.UID, g.GID)}
-	for _, m := range g.Mechanisms {
-		words = append(words, m.Name+"="+m.State)
-	}
-	return proto.SetupReply{Guarantees: strings.Join(words, " "), Missing: strings.Join(g.Missing, ", ")}, nil
 }
 
 func closeAll(files []*os.File) {

@@ -13,6 +13,8 @@ var (
 	SystemAuth = imsg.Method[SystemAuthRequest, Empty]{ID: 0x0402, Name: "parent.system-auth"}
 	// OpenTable returns a descriptor of the file of a declared table.
 	OpenTable = imsg.Method[OpenTableRequest, Empty]{ID: 0x0403, Name: "parent.open-table"}
+	// SystemUser looks a user of the system up in sources that take a program to ask.
+	SystemUser = imsg.Method[SystemUserRequest, SystemUserReply]{ID: 0x0409, Name: "parent.system-user"}
 	// StartWorker starts a delivery worker as a user and returns the socket to it.
 	// The parent takes the method from its own configuration, and whom the worker runs
 	// as from the system or, for a userbase, from lookup. It refuses uid 0 for all but
@@ -43,6 +45,18 @@ type ForwardReply struct {
 
 // SystemAuthRequest holds a secret: never logged.
 type SystemAuthRequest struct{ User, Password string }
+
+// SystemUserRequest names a user.
+type SystemUserRequest struct{ Name string }
+
+// SystemUserReply is the user; Found is false when no source knows the name.
+type SystemUserReply struct {
+	Found              bool
+	Name               string
+	UID, GID           int
+	Groups             []int
+	Home, Shell, Gecos string
+}
 
 // OpenTableRequest names a table of a configuration.
 type OpenTableRequest struct {

@@ -146,6 +146,17 @@ func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
 // Confine puts the process under p.
 func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	g, err := privdrop.Drop(p, privdrop.Process{})
+	if err != nil {
+		return g, err
+	}
 	g.Missing = append(g.Missing, missing()...)
-	return g, err
+	if p.Exec || p.Sandbox == platform.SandboxOff {
+		return g, nil
+	}
+	if err := unix.PtraceDenyAttach(); err != nil {
+		g.Missing = append(g.Missing, fmt.Sprintf("untraceable: off: %v", err))
+	} else {
+		g.Mechanisms = append(g.Mechanisms, platform.Mechanism{Name: "untraceable", State: "on"})
+	}
+	return g, nil
 }

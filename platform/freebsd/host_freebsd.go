@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,7 @@ type Host struct {
 var (
 	_ platform.Host          = (*Host)(nil)
 	_ platform.Authenticator = (*Host)(nil)
+	_ platform.Delegator     = (*Host)(nil)
 )
 
 // New returns the Host of this machine.
@@ -66,6 +68,11 @@ func (h *Host) Executable() (string, error) { return h.executable, h.exeErr }
 // User looks name up in files and in what the system's configuration adds to them.
 func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
 	return h.users.User(ctx, name)
+}
+
+// Delegate implements platform.Delegator.
+func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.User, error)) {
+	h.users.Delegate(ask)
 }
 
 // Authenticate checks a password against /etc/master.passwd.
@@ -105,6 +112,45 @@ func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
 // Confine puts the process under p.
 func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	g, err := privdrop.Drop(p, privdrop.Process{})
-	g.Missing = append(g.Missing, missing()...)
-	return g, err
+	if err != nil {
+		return g, err
+	}
+	note := func(name string, err error) {
+		if err != nil {
+			g.Missing = append(g.Missing, fmt.Sprintf("%s: off: %v", name, err))
+			return
+		}
+		g.Mechanisms = append(g.Mechanisms, platform.Mechanism{Name: name, State: "on"})
+	}
+	if !p.Exec && p.Sandbox != platform.SandboxOff {
+		note("untraceable", procctl(procTrace, traceDisable))
+		note("no_new_privs", procctl(procNoNewPrivs, noNewPrivsEnable))
+	}
+	ok, why := capable(p)
+	if !ok {
+		note("capability mode", errors.New(why))
+		return g, nil
+	}
+	switch err := unix.CapEnter(); {
+	case errors.Is(err, unix.ENOSYS):
+		note("capability mode", errors.New("not offered by the kernel"))
+	case err != nil:
+		return g, fmt.Errorf("capability mode: %w", err)
+	default:
+		note("capability mode", nil)
+	}
+	return g, nil
+}
+
+// procctl asks the system about this process, by procctl(2).
+func procctl(command, argument int32) error {
+	if unsafe.Sizeof(uintptr(0)) < 8 {
+		return errors.New("not tried on 32-bit machines") // whose process id takes two arguments
+	}
+	const pidOfProcess = 0 // P_PID
+	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pidOfProcess, uintptr(os.Getpid()), uintptr(command), uintptr(unsafe.Pointer(&argument)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

@@ -18,8 +18,3 @@ func paths() platform.Paths {
 		DefPath:  "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin",
 	}
 }
-
-// missing is what Confine does not do, for Guarantees.
-func missing() []string {
-	return []string{"capability mode: off: not entered"}
-}

@@ -15,7 +15,4 @@ func TestPlacesAreAbsoluteAndGapsAreTold(t *testing.T) {
 			t.Errorf("path %q is not absolute and clean", path)
 		}
 	}
-	if len(missing()) == 0 {
-		t.Error("a host without a sandbox claims to miss nothing")
-	}
 }

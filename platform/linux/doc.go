@@ -1,9 +1,10 @@
 // Package linux is the MTA's Host on Linux, for glibc and musl userlands alike.
 //
-// Confine: chroot, groups, gid, uid, and unless the role starts other programs,
-// no_new_privs on every thread; the process is made undumpable, so that processes
-// of the same uid cannot trace it. Guarantees lists what else the kernel could do
-// and this package does not ask of it.
+// Confine: no capability that a program could bring back, chroot, groups, gid, uid;
+// the process is made undumpable, so that processes of the same uid cannot trace it.
+// Unless the role starts other programs: no_new_privs, Landlock (landlock.go decides
+// what it grants) and a filter of system calls (seccomp.go decides what it lets pass),
+// on every thread. Guarantees lists what the kernel does not offer.
 //
 // User: /etc/passwd and /etc/group, then what nsswitch.conf names. Authenticate:
 // /etc/shadow; accounts kept elsewhere want a table. Notify: the datagram protocol

@@ -2,7 +2,6 @@ package linux
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -38,6 +37,7 @@ type Host struct {
 var (
 	_ platform.Host          = (*Host)(nil)
 	_ platform.Authenticator = (*Host)(nil)
+	_ platform.Delegator     = (*Host)(nil)
 	_ platform.Watched       = (*Host)(nil)
 )
 
@@ -88,6 +88,11 @@ func (*Host) Executable() (string, error) {
 // User looks name up in files and in what nsswitch.conf names.
 func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
 	return h.users.User(ctx, name)
+}
+
+// Delegate implements platform.Delegator.
+func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.User, error)) {
+	h.users.Delegate(ask)
 }
 
 // Authenticate checks a password against /etc/shadow.
@@ -149,32 +154,9 @@ func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
 	return platform.Cred{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}, nil
 }
 
-// Confine puts the process under p.
-func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
-	g, err := privdrop.Drop(p, privdrop.Process{})
-	if err != nil {
-		return g, err
-	}
-	on := func(name string) {
-		g.Mechanisms = append(g.Mechanisms, platform.Mechanism{Name: name, State: "on"})
-	}
-	if p.Exec {
-		// The programs it starts would inherit it, and some of them are set-id.
-		g.Missing = append(g.Missing, "no_new_privs: off: starts other programs")
-	} else if err := noNewPrivs(); errors.Is(err, syscall.ENOTSUP) {
-		// The runtime cannot reach the threads of the C library.
-		g.Missing = append(g.Missing, "no_new_privs: off: built with cgo")
-	} else if err != nil {
-		return g, fmt.Errorf("no_new_privs: %w", err)
-	} else {
-		on("no_new_privs")
-	}
-	if err := undumpable(); err != nil {
-		return g, err
-	}
-	on("undumpable")
-	g.Missing = append(g.Missing, "landlock: off: not yet applied", "seccomp: off: not yet applied")
-	return g, nil
+// drop gives up root directory and ids.
+func drop(p platform.Profile) (platform.Guarantees, error) {
+	return privdrop.Drop(p, privdrop.Process{})
 }
 
 // Shield implements platform.Shielder.

@@ -34,6 +34,7 @@ type Host struct {
 var (
 	_ platform.Host          = (*Host)(nil)
 	_ platform.Authenticator = (*Host)(nil)
+	_ platform.Delegator     = (*Host)(nil)
 )
 
 // New returns the Host of this machine.
@@ -66,6 +67,11 @@ func (h *Host) Executable() (string, error) { return h.executable, h.exeErr }
 // User looks name up in files and in what the system's configuration adds to them.
 func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
 	return h.users.User(ctx, name)
+}
+
+// Delegate implements platform.Delegator.
+func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.User, error)) {
+	h.users.Delegate(ask)
 }
 
 // Authenticate checks a password against /etc/master.passwd.

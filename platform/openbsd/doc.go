@@ -5,7 +5,7 @@
 // system compiles and tests; host_openbsd.go only makes the calls.
 //
 // User: /etc/passwd and /etc/group, and YP through getent(1) when these hold a "+"
-// line. Authenticate: /etc/master.passwd.
+// line; a confined process has the parent run that. Authenticate: /etc/master.passwd.
 //
 // It is compiled and checked for OpenBSD with every change, and was not yet run
 // there.

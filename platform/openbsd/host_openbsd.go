@@ -35,6 +35,7 @@ type Host struct {
 var (
 	_ platform.Host          = (*Host)(nil)
 	_ platform.Authenticator = (*Host)(nil)
+	_ platform.Delegator     = (*Host)(nil)
 )
 
 // New returns the Host of this machine. Call it before the title of the process
@@ -45,7 +46,6 @@ func New(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	cfg.Users.NSSwitch = "-"
-	cfg.Users.Getent, cfg.Users.ID = getent, id
 	h := &Host{
 		paths:    paths().Override(cfg.Paths),
 		users:    userdb.New(cfg.Users),
@@ -70,6 +70,11 @@ func (h *Host) Executable() (string, error) { return h.executable, h.exeErr }
 // User looks name up in files and in what the system's configuration adds to them.
 func (h *Host) User(ctx context.Context, name string) (platform.User, error) {
 	return h.users.User(ctx, name)
+}
+
+// Delegate implements platform.Delegator.
+func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.User, error)) {
+	h.users.Delegate(ask)
 }
 
 // Authenticate checks a password against /etc/master.passwd.
@@ -105,23 +110,17 @@ func (*Host) Peer(c *net.UnixConn) (platform.Cred, error) {
 
 // Confine puts the process under p.
 func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
-	yp := false
-	if p.Users {
-		for _, path := range []string{"/etc/passwd", "/etc/group"} {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return platform.Guarantees{}, fmt.Errorf("confine %s: %w", p.Role, err)
-			}
-			yp = yp || usesYP(string(text))
-		}
-	}
-	show, err := veils(p, yp)
+	show, err := veils(p)
 	if err != nil {
 		return platform.Guarantees{}, err
 	}
 	g, err := privdrop.Drop(p, privdrop.Process{})
 	if err != nil {
 		return g, err
+	}
+	if p.Sandbox == platform.SandboxOff {
+		g.Missing = append(g.Missing, "unveil: off: switched off", "pledge: off: switched off")
+		return g, nil
 	}
 	for _, v := range show {
 		// What does not exist, directory and all, needs no unveiling.
@@ -135,7 +134,7 @@ func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 		}
 		g.Mechanisms = append(g.Mechanisms, platform.Mechanism{Name: "unveil", State: "on"})
 	}
-	words := promises(p, yp)
+	words := promises(p)
 	if err := unix.PledgePromises(words); err != nil {
 		return g, fmt.Errorf("pledge %q: %w", words, err)
 	}

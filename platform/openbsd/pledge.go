@@ -7,12 +7,11 @@ import (
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
-// promises returns the pledge(2) promises of a role. yp says that users may have
-// to be asked for by running getent(1).
+// promises returns the pledge(2) promises of a role.
 //
 // A role that keeps root and starts programs is the parent: it sets the ids of its
 // children and the owners of mailboxes.
-func promises(p platform.Profile, yp bool) string {
+func promises(p platform.Profile) string {
 	words := []struct {
 		word string
 		want bool
@@ -26,13 +25,15 @@ func promises(p platform.Profile, yp bool) string {
 		{"chown", keepsRoot(p)},
 		{"id", keepsRoot(p)},
 		{"inet", p.Inet || p.DNS},
-		{"unix", p.Unix},
+		// What makes a connection of a descriptor it was handed asks the system what kind
+		// of socket that is: getsockopt(2) wants this promise, or inet.
+		{"unix", p.Unix || p.UnixServer || p.PassFD},
 		{"dns", p.DNS},
 		{"getpw", p.Users},
 		{"sendfd", p.PassFD},
 		{"recvfd", p.PassFD},
-		{"proc", p.Exec || p.Users && yp},
-		{"exec", p.Exec || p.Users && yp},
+		{"proc", p.Exec},
+		{"exec", p.Exec},
 	}
 	var out []string
 	for _, w := range words {
@@ -53,7 +54,7 @@ type veil struct{ path, permissions string }
 // its new root directory. Empty means that nothing is to be unveiled: either the
 // role starts programs, which need more than it can tell, or it touches no file,
 // and its promises keep it from doing so.
-func veils(p platform.Profile, yp bool) ([]veil, error) {
+func veils(p platform.Profile) ([]veil, error) {
 	if p.Exec {
 		return nil, nil
 	}
@@ -63,7 +64,7 @@ func veils(p platform.Profile, yp bool) ([]veil, error) {
 		permissions string
 	}{{p.Read, "r"}, {p.Write, "rwc"}} {
 		for _, path := range list.paths {
-			inside, ok := within(p.Root, path)
+			inside, ok := p.Inside(path)
 			if !ok {
 				return nil, fmt.Errorf("profile of %s: %s lies outside of the root directory %s", p.Role, path, p.Root)
 			}
@@ -75,37 +76,11 @@ func veils(p platform.Profile, yp bool) ([]veil, error) {
 	}
 	if p.Users {
 		out = append(out, veil{"/etc/passwd", "r"}, veil{"/etc/group", "r"})
-		if yp {
-			out = append(out, veil{getent, "x"}, veil{id, "x"}, veil{"/dev/null", "r"})
-		}
 	}
 	if p.DNS {
 		out = append(out, veil{"/etc/resolv.conf", "r"}, veil{"/etc/hosts", "r"})
 	}
 	return out, nil
-}
-
-// Programs that userdb runs when YP is in use.
-const (
-	getent = "/usr/bin/getent"
-	id     = "/usr/bin/id"
-)
-
-// within returns path as it is called under the root directory root.
-func within(root, path string) (string, bool) {
-	if root == "" || root == "/" {
-		return path, true
-	}
-	if path == root {
-		return "/", true
-	}
-	rest, ok := strings.CutPrefix(path, root+"/")
-	return "/" + rest, ok
-}
-
-// usesYP tells whether the text of passwd(5) or group(5) refers to YP.
-func usesYP(text string) bool {
-	return strings.HasPrefix(text, "+") || strings.Contains(text, "\n+")
 }
 
 // paths is where the base system and its packages put the files of a mail server,

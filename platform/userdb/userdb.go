@@ -47,8 +47,17 @@ type DB struct {
 	helpers chan struct{} // one element for each helper program under way
 	now     func() time.Time
 
+	// ask stands for the helper programs and all sources; nil: they are run.
+	ask func(ctx context.Context, name string) (platform.User, error)
+
 	mu    sync.Mutex
 	cache map[string]entry // guarded by mu
+}
+
+// Delegate makes ask answer for users whom, or whose groups, the files do not have
+// all about. No helper program is run from then on. Call it before the first User.
+func (db *DB) Delegate(ask func(ctx context.Context, name string) (platform.User, error)) {
+	db.ask = ask
 }
 
 // entry is a cached answer; a nil user is a proven absence.
@@ -136,6 +145,9 @@ func (db *DB) lookup(ctx context.Context, name string) (platform.User, error) {
 		if !other {
 			return platform.User{}, platform.ErrNoUser
 		}
+		if db.ask != nil {
+			return db.ask(ctx, name)
+		}
 		if pw, err = db.getent(ctx, name); err != nil {
 			return platform.User{}, err
 		}
@@ -149,6 +161,9 @@ func (db *DB) lookup(ctx context.Context, name string) (platform.User, error) {
 		return platform.User{}, err
 	}
 	if other {
+		if db.ask != nil {
+			return db.ask(ctx, name)
+		}
 		if groups, err = db.idGroups(ctx, pw.Name, pw.GID); err != nil {
 			return platform.User{}, err
 		}

@@ -65,7 +65,7 @@ func (c *Control) setup(_ context.Context, cfg proto.ControlConfig, files []*os.
 	}
 	c.config, c.ln = cfg, ln.(*net.UnixListener)
 	c.ln.SetUnlinkOnClose(false)
-	reply, err := c.p.Confine(cfg.Confine, platform.Profile{Unix: true, PassFD: true})
+	reply, err := c.p.Confine(cfg.Confine)
 	return reply, nil, err
 }
 

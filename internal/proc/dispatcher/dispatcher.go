@@ -23,7 +23,6 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
-	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // Dispatcher is the role.
@@ -100,7 +99,7 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	if _, err := x509.SystemCertPool(); err != nil {
 		d.p.Log.Warnf("authorities of the system: %v; hosts cannot be verified without a ca", err)
 	}
-	reply, err := d.p.Confine(c.Confine, platform.Profile{Inet: true, PassFD: true})
+	reply, err := d.p.Confine(c.Confine)
 	if err != nil {
 		return reply, err
 	}

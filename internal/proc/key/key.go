@@ -12,7 +12,6 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/tlsconf"
-	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // Key is the role.
@@ -38,7 +37,7 @@ func (k *Key) Mux(peer proto.Role) *imsg.Mux {
 
 // setup takes the keys in force; those of the configuration before are among them.
 func (k *Key) setup(_ context.Context, c proto.KeyConfig) (proto.SetupReply, error) {
-	reply, err := k.p.Confine(c.Confine, platform.Profile{PassFD: true})
+	reply, err := k.p.Confine(c.Confine)
 	if err != nil {
 		return reply, err
 	}

@@ -59,7 +59,23 @@ type Lookup struct {
 
 // New makes the role.
 func New(p *proc.Process, parts Parts) *Lookup {
-	return &Lookup{p: p, Parts: parts, limiter: auth.NewLimiter(auth.Limits{}), generations: map[uint32]*generation{}}
+	l := &Lookup{p: p, Parts: parts, limiter: auth.NewLimiter(auth.Limits{}), generations: map[uint32]*generation{}}
+	if d, ok := p.Host.(platform.Delegator); ok && p.Env.Confine {
+		d.Delegate(l.systemUser)
+	}
+	return l
+}
+
+// systemUser has the parent ask about a user who is not in the system's files.
+func (l *Lookup) systemUser(ctx context.Context, name string) (platform.User, error) {
+	r, err := proc.Ask(ctx, l.p.Links, proto.Parent, proto.SystemUser, proto.SystemUserRequest{Name: name})
+	if err != nil {
+		return platform.User{}, err
+	}
+	if !r.Found {
+		return platform.User{}, platform.ErrNoUser
+	}
+	return platform.User{Name: r.Name, UID: r.UID, GID: r.GID, Groups: r.Groups, Home: r.Home, Shell: r.Shell, Gecos: r.Gecos}, nil
 }
 
 // Mux implements proc.Role.
@@ -95,9 +111,7 @@ func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
 // setup opens the tables of a configuration and puts it in force for new sessions.
 // Earlier ones stay for the sessions that run under them.
 func (l *Lookup) setup(ctx context.Context, c proto.LookupConfig) (proto.SetupReply, error) {
-	reply, err := l.p.Confine(c.Confine, platform.Profile{
-		Inet: true, Unix: true, PassFD: true, Read: []string{"/"}, Users: true, DNS: true, Exec: true,
-	})
+	reply, err := l.p.Confine(c.Confine)
 	if err != nil {
 		return reply, err
 	}

@@ -23,6 +23,7 @@ func (p *Parent) mux(role proto.Role) *imsg.Mux {
 		proto.ReadForward.Handle(mux, proc.Handler(p.readForward))
 		proto.OpenTable.Handle(mux, p.openTable)
 		proto.SystemAuth.Handle(mux, proc.Handler(p.systemAuth))
+		proto.SystemUser.Handle(mux, proc.Handler(p.systemUser))
 	case proto.Queue:
 		proto.StartWorker.Handle(mux, p.startWorker)
 	case proto.Control:
@@ -72,6 +73,21 @@ func (p *Parent) systemAuth(ctx context.Context, req proto.SystemAuthRequest) (p
 		return proto.Empty{}, &smtp.Error{Code: 535, Enhanced: smtp.EnhancedCode{5, 7, 8}, Text: "Authentication failed", Err: err}
 	}
 	return proto.Empty{}, err
+}
+
+// systemUser looks a user up for lookup, which must not start the programs that ask
+// a directory.
+func (p *Parent) systemUser(ctx context.Context, req proto.SystemUserRequest) (proto.SystemUserReply, error) {
+	u, err := p.Host.User(ctx, req.Name)
+	if errors.Is(err, platform.ErrNoUser) {
+		return proto.SystemUserReply{}, nil
+	}
+	if err != nil {
+		return proto.SystemUserReply{}, err
+	}
+	return proto.SystemUserReply{
+		Found: true, Name: u.Name, UID: u.UID, GID: u.GID, Groups: u.Groups, Home: u.Home, Shell: u.Shell, Gecos: u.Gecos,
+	}, nil
 }
 
 func (p *Parent) status(context.Context, proto.Empty) (proto.StatusReply, error) {

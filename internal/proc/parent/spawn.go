@@ -88,8 +88,15 @@ type child struct{ cmd *exec.Cmd }
 func (c *child) PID() int { return c.cmd.Process.Pid }
 func (c *child) Kill()    { _ = c.cmd.Process.Kill() } // an error means that it has ended already
 func (c *child) Wait() error {
-	if err := c.cmd.Wait(); !errors.Is(err, exec.ErrWaitDelay) {
-		return err
+	err := c.cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
 	}
-	return nil
+	if st, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() && st.Signal() == syscall.SIGSYS {
+		return errSandbox
+	}
+	return err
 }
+
+// errSandbox is the end of a process by its filter of system calls.
+var errSandbox = errors.New("killed by its sandbox (SIGSYS): it made a system call that it has no business with; the kernel's log names it, and -o sandbox=trace has the process say where")

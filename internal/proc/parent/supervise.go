@@ -82,8 +82,18 @@ func (p *Parent) launch(ctx context.Context, role proto.Role) error {
 	m.up = true
 	reply := m.reply
 	p.mu.Unlock()
-	p.Log.Debugf("%s: pid %d, %s; missing: %s", role, process.PID(), reply.Guarantees, reply.Missing)
+	if !p.OneProcess {
+		p.logProtection(role, process.PID(), reply)
+	}
 	return nil
+}
+
+// logProtection tells what keeps a role in its place, and what does not.
+func (p *Parent) logProtection(role proto.Role, pid int, r proto.SetupReply) {
+	p.Log.Infof("process %s: pid=%d %s", role, pid, r.Guarantees)
+	if r.Missing != "" {
+		p.Log.Warnf("process %s: protection is missing: %s", role, r.Missing)
+	}
 }
 
 // link gives two roles, of which the parent has these links, the ends of a new socket.

@@ -22,7 +22,6 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler"
 	"github.com/opensmtpd/opensmtpd/internal/stats"
-	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // Parts are the backends; the wiring chooses them.
@@ -136,7 +135,7 @@ func (q *Queue) setup(_ context.Context, c proto.QueueConfig) (proto.SetupReply,
 		q.p.Log.SetVerbose(c.Verbose)
 		return proto.SetupReply{}, nil
 	}
-	reply, err := q.p.Confine(c.Confine, platform.Profile{PassFD: true})
+	reply, err := q.p.Confine(c.Confine)
 	if err != nil {
 		return reply, err
 	}
