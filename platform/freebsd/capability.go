@@ -20,12 +20,3 @@ func capable(p platform.Profile) (ok bool, why string) {
 	}
 	return true, ""
 }
-
-// Commands of procctl(2), sys/procctl.h.
-const (
-	procTrace      = 7
-	procNoNewPrivs = 19
-
-	traceDisable     = 2
-	noNewPrivsEnable = 1
-)

@@ -142,6 +142,15 @@ func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	return g, nil
 }
 
+// Commands of procctl(2), sys/procctl.h.
+const (
+	procTrace      = 7
+	procNoNewPrivs = 19
+
+	traceDisable     = 2
+	noNewPrivsEnable = 1
+)
+
 // procctl asks the system about this process, by procctl(2).
 func procctl(command, argument int32) error {
 	if unsafe.Sizeof(uintptr(0)) < 8 {

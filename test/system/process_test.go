@@ -97,14 +97,16 @@ func TestEachRoleIsConfined(t *testing.T) {
 		if want.uid == 0 {
 			continue
 		}
-		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 			if strings.Trim(p.status[set], "0") != "" {
 				t.Errorf("%s: %s is %s, want no capabilities", p.title, set, p.status[set])
 			}
 		}
-		// Lookup starts programs that serve tables, which may be set-id.
-		if p.status["NoNewPrivs"] != "1" && want.title != "lookup" {
+		if p.status["NoNewPrivs"] != "1" {
 			t.Errorf("%s may gain privileges by executing a set-id program", p.title)
+		}
+		if p.status["Seccomp"] != "2" {
+			t.Errorf("%s may make any system call", p.title)
 		}
 		if _, gid := ids(t, "_smtpd"); want.uid == smtp && strings.Trim(p.status["Groups"], " ") != fmt.Sprint(gid) && p.status["Groups"] != "" {
 			t.Errorf("%s: groups %q", p.title, p.status["Groups"])
@@ -112,6 +114,12 @@ func TestEachRoleIsConfined(t *testing.T) {
 	}
 	for title := range family {
 		t.Errorf("unexpected process %q", title)
+	}
+	status := d.run("", "", "smtpctl", "-v", "show", "status")
+	for _, word := range []string{"landlock=abi:", "seccomp=kill", "no_new_privs=on", "capabilities=none"} {
+		if n := strings.Count(status, word); n != 5 {
+			t.Errorf("show status has %s %d times, want it of 5 roles:\n%s", word, n, status)
+		}
 	}
 }
 
