@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -59,6 +60,19 @@ type Watched interface {
 	// WatchdogInterval returns how often the manager expects a State with Watchdog
 	// set; zero: it does not. Send one at half that interval.
 	WatchdogInterval() time.Duration
+}
+
+// Activator is offered by hosts whose service manager may bind sockets ahead.
+type Activator interface {
+	// Passed returns the sockets that were passed to this process, which owns them
+	// from then on. Ask once, before a program is started that would inherit them.
+	Passed() ([]PassedSocket, error)
+}
+
+// PassedSocket is one of them, under the name the service manager has for it.
+type PassedSocket struct {
+	Name string
+	File *os.File
 }
 
 // Errors that callers test for.
@@ -193,6 +207,8 @@ type Paths struct {
 	MailName string // file with the server name
 	Shell    string
 	DefPath  string // PATH for commands
+
+	Credentials string // secrets that the service manager passes; empty: none
 }
 
 // Override returns p with the places that o names instead of its own.

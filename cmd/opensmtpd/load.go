@@ -27,7 +27,7 @@ func load(f *flags, paths platform.Paths) (c *config.Config, old bool, err error
 		return nil, false, err
 	}
 	opts := config.Options{
-		Path: f.config, Macros: f.macros, ReadFile: config.ReadFile, ServerName: name,
+		Path: f.config, Macros: f.macros, ReadFile: config.ReadFile, ServerName: name, Credentials: paths.Credentials,
 		Addresses: interfaceAddresses(), TableKind: tableKind,
 		BackendExists: func(name string) bool { return backendExists(paths, name) },
 		ResolveTarget: func(target string) error {

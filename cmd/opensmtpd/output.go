@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/syslog"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 )
@@ -18,12 +20,16 @@ type output struct {
 	mu     sync.Mutex // makes lines whole
 	stderr io.Writer
 	syslog *syslog.Writer // nil: stderr
+
+	// journal says that standard error is read by systemd's journal, which takes the
+	// severity in front of a line for what it is (sd-daemon(3)).
+	journal bool
 }
 
 // newOutput opens syslog, unless lines go to standard error. Without a syslog
 // daemon they go there too: better in the wrong place than nowhere.
 func newOutput(toStderr bool) *output {
-	o := &output{stderr: os.Stderr}
+	o := &output{stderr: os.Stderr, journal: isJournal(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
 	if toStderr {
 		return o
 	}
@@ -33,6 +39,17 @@ func newOutput(toStderr bool) *output {
 	}
 	o.syslog = w
 	return o
+}
+
+// isJournal tells whether f is the stream that JOURNAL_STREAM of systemd.exec(5)
+// names, by device and inode.
+func isJournal(f *os.File, stream string) bool {
+	fi, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && stream == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // line writes one finished line to syslog. A log that fails must not stop mail.
@@ -96,6 +113,8 @@ func (p *linePipe) flush() {
 	}
 	switch {
 	case len(text) == 0:
+	case p.o.journal && p.o.syslog == nil:
+		p.text = append(append(append(p.text, '<', '0'+byte(level), '>'), text...), '\n')
 	case p.o.syslog == nil:
 		p.text = append(append(p.text, text...), '\n')
 	default:

@@ -149,7 +149,13 @@ func (s *service) run(c *config.Config) error {
 	s.log = proc.NewLog(s.out.pipe(), proto.Parent, true, s.flags.json)
 	verbose := proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace}
 	s.log.SetVerbose(verbose)
+	var passed []platform.PassedSocket
 	var err error
+	if a, ok := s.host.(platform.Activator); ok {
+		if passed, err = a.Passed(); err != nil {
+			return err
+		}
+	}
 	if s.id, err = identities(s.host, s.root); err != nil {
 		return err
 	}
@@ -179,7 +185,7 @@ func (s *service) run(c *config.Config) error {
 	}
 	p := parent.New(parent.Options{
 		Host: s.host, Paths: paths, Log: s.log, Spawner: s.spawner(), OneProcess: !s.root,
-		Load: s.reload, Forward: forwardfile.Read, SMTPUser: s.id.smtp, Version: version,
+		Load: s.reload, Forward: forwardfile.Read, SMTPUser: s.id.smtp, Version: version, Passed: passed,
 	}, cfg, verbose)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

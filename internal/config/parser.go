@@ -29,6 +29,10 @@ type Options struct {
 	// is larger than MaxSize before it reads it. It must not be nil.
 	ReadFile func(path string) ([]byte, error)
 
+	// Credentials is the directory with the secrets that the service manager passes;
+	// empty: it passes none.
+	Credentials string
+
 	// ServerName is the name of this host; empty: "localhost".
 	ServerName string
 

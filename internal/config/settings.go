@@ -350,8 +350,8 @@ func (p *parser) queueEncryption(q *QueueConfig) {
 	case p.failed:
 	case t.bare("file") && !p.atEnd():
 		at := p.peek()
-		q.Encryption, q.KeyFile = KeyInFile, p.str("the path of a file in quotes")
-		if !p.failed && !strings.HasPrefix(q.KeyFile, "/") {
+		q.Encryption, q.KeyFile = KeyInFile, p.filePath()
+		if !p.failed && !strings.HasPrefix(q.KeyFile, credentialPrefix) && !strings.HasPrefix(q.KeyFile, "/") {
 			p.errorf(at.pos, `the path of the queue's key must begin with "/"`)
 		}
 	case s == "stdin" || s == "-":

@@ -80,7 +80,7 @@ func (p *parser) ca(kw token) {
 		p.broken["ca "+name] = true
 	}
 	p.expect("cert")
-	file := p.str("the path of a file in quotes")
+	file := p.filePath()
 	if p.failed {
 		return
 	}
@@ -110,9 +110,9 @@ func (p *parser) pki(kw token) {
 	for !p.atEnd() {
 		switch {
 		case p.accept("cert"):
-			k.Cert = p.str("the path of a file in quotes")
+			k.Cert = p.filePath()
 		case p.accept("key"):
-			k.Key = p.str("the path of a file in quotes")
+			k.Key = p.filePath()
 		case p.accept("dhe"):
 			t := p.peek()
 			switch s := p.str("none, auto or legacy"); s {
@@ -180,8 +180,13 @@ func (p *parser) table(kw token) {
 // stays 0 after a mistake.
 func (p *parser) tableSource(t *Table, source token) {
 	backend, path, hasPath := strings.Cut(source.text, ":")
-	if strings.HasPrefix(source.text, "/") {
+	if strings.HasPrefix(source.text, "/") || strings.HasPrefix(source.text, credentialPrefix) {
 		backend, path, hasPath = "file", source.text, true
+	}
+	if mistakes := len(p.errs); hasPath {
+		if path = p.credential(source, path); len(p.errs) > mistakes {
+			return
+		}
 	}
 	if hasPath && backend == "static" {
 		backend = "file"

@@ -32,6 +32,8 @@ type Host struct {
 	accounts password.Accounts
 	notify   string
 	watchdog time.Duration
+	passed   []string // names of the sockets passed
+	passErr  error
 }
 
 var (
@@ -39,6 +41,7 @@ var (
 	_ platform.Authenticator = (*Host)(nil)
 	_ platform.Delegator     = (*Host)(nil)
 	_ platform.Watched       = (*Host)(nil)
+	_ platform.Activator     = (*Host)(nil)
 )
 
 // New returns the Host of this machine. It reads the environment of the service
@@ -57,6 +60,10 @@ func New(cfg Config) (*Host, error) {
 		accounts: password.Accounts{Path: "/etc/shadow", Format: password.Shadow, Verify: verify},
 		notify:   os.Getenv("NOTIFY_SOCKET"),
 		watchdog: watchdogInterval(os.Getenv("WATCHDOG_USEC"), os.Getenv("WATCHDOG_PID"), os.Getpid()),
+	}
+	h.passed, h.passErr = passed(os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDNAMES"), os.Getpid())
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); filepath.IsAbs(dir) && h.paths.Credentials == "" {
+		h.paths.Credentials = filepath.Clean(dir)
 	}
 	if cfg.Shadow != "" {
 		h.accounts.Path = cfg.Shadow
@@ -102,6 +109,21 @@ func (h *Host) Authenticate(ctx context.Context, user, password string) error {
 
 // WatchdogInterval returns the interval of systemd's WatchdogSec=.
 func (h *Host) WatchdogInterval() time.Duration { return h.watchdog }
+
+// Passed returns the sockets of a systemd.socket(5) unit.
+func (h *Host) Passed() ([]platform.PassedSocket, error) {
+	if h.passErr != nil {
+		return nil, h.passErr
+	}
+	var out []platform.PassedSocket
+	for i, name := range h.passed {
+		fd := firstPassed + i
+		syscall.CloseOnExec(fd)
+		out = append(out, platform.PassedSocket{Name: name, File: os.NewFile(uintptr(fd), name)})
+	}
+	h.passed = nil
+	return out, nil
+}
 
 // Notify tells systemd, or whoever opened NOTIFY_SOCKET, how things stand. Without
 // such a socket it does nothing.

@@ -28,8 +28,11 @@ func (*Host) Confine(p platform.Profile) (platform.Guarantees, error) {
 	if c.g, err = drop(p); err != nil {
 		return c.g, err
 	}
-	if bounded {
+	switch {
+	case bounded:
 		c.on("capabilities", "none")
+	case c.g.UID != 0:
+		c.on("capabilities", "none,but-bounding-set") // which no_new_privs makes useless
 	}
 	if err := undumpable(); err != nil {
 		return c.g, err

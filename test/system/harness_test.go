@@ -83,14 +83,15 @@ func build(dir string) error {
 
 // daemon is a running smtpd with a directory of its own.
 type daemon struct {
-	t    *testing.T
-	dir  string
-	host string // address that it listens on, port 25
-	conf string // path
-	args []string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // of its end
+	t       *testing.T
+	dir     string
+	host    string // address that it listens on, port 25
+	conf    string // path
+	args    []string
+	prepare func(*exec.Cmd) // changes the command that starts the daemon; nil: nothing
+	cmd     *exec.Cmd
+	done    chan struct{} // closed when it has ended
+	err     error         // of its end
 
 	delivered atomic.Int64 // successful local deliveries, as the log has them
 
@@ -216,6 +217,9 @@ func (d *daemon) start() {
 		"-o", "mail=" + d.path("mail"), "-o", "libexec=" + filepath.Join(programs, "libexec")}, d.args...)
 	d.cmd = exec.Command(filepath.Join(programs, "smtpd"), args...)
 	d.cmd.Dir = "/"
+	if d.prepare != nil {
+		d.prepare(d.cmd)
+	}
 	stderr, err := d.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,9 @@ import (
 
 // bindAll binds the network listeners and the control socket.
 func (p *Parent) bindAll() error {
+	p.adopt(p.Passed)
 	if err := p.bindControl(); err != nil {
+		p.closeSockets()
 		return err
 	}
 	fresh, err := p.bind(p.config)

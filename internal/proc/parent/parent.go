@@ -52,6 +52,9 @@ type Options struct {
 	Forward    ReadForward
 	SMTPUser   platform.User // runs commands out of aliases
 	Version    string
+
+	// Passed are the sockets that the service manager has bound. The parent closes them.
+	Passed []platform.PassedSocket
 }
 
 // ReadForward returns the content of the .forward in a home directory that belongs
@@ -147,6 +150,7 @@ func (p *Parent) Run(ctx context.Context, ready func()) error {
 	p.Log.Infof("OpenSMTPD %s ready", p.Version)
 	ready()
 	p.wg.Go(func() { p.offline(ctx) })
+	p.wg.Go(func() { p.watchdog(ctx) })
 	<-ctx.Done()
 	p.shutdown()
 	p.endAll()
@@ -188,6 +192,39 @@ func (p *Parent) waitAll() {
 	select {
 	case <-ended:
 	case <-time.After(killTimeout):
+	}
+}
+
+// watchdog gives the service manager the signs of life that it wants. There are none
+// while the parent is stuck.
+func (p *Parent) watchdog(ctx context.Context) {
+	w, ok := p.Host.(platform.Watched)
+	if !ok || w.WatchdogInterval() == 0 {
+		return
+	}
+	tick := time.NewTicker(w.WatchdogInterval() / 2)
+	defer tick.Stop()
+	for {
+		p.mu.Lock() // nobody holds it for long
+		down := 0
+		for _, m := range p.members {
+			if !m.up {
+				down++
+			}
+		}
+		p.mu.Unlock()
+		st := platform.State{Watchdog: true, Status: "accepting mail"}
+		if down > 0 {
+			st.Status = fmt.Sprintf("%d processes are being started again", down)
+		}
+		if err := p.Host.Notify(st); err != nil {
+			p.Log.Warnf("watchdog: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 
