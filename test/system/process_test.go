@@ -5,6 +5,7 @@ package system
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -151,6 +152,40 @@ match from any for domain "example.org" action "run"
 	}
 	if got := strings.Fields(worker.status["Uid"]); got[0] != fmt.Sprint(uid) || got[2] != fmt.Sprint(uid) {
 		t.Errorf("a worker has the uids %q, want %d", got, uid)
+	}
+}
+
+// A command of a user gets the environment that is documented and no descriptor
+// but the message, its output, and its errors.
+func TestCommandOfAUserStartsClean(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, listen+`action "run" mda "env >$dir/home/alice/env; for f in /proc/self/fd/*; do readlink $f >/dev/null && echo ${f##*/}; done >$dir/home/alice/fds; cat >/dev/null"
+match from any for domain "example.org" action "run"
+`)
+	d.prepare = func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), "OPENSMTPD_TEST_SECRET=secret") }
+	d.start()
+	d.send("Subject: x\n\nhello", "alice@example.org")
+	d.wait(`mda delivery .*to=<alice@example\.org>.* result=Ok`)
+	var names []string
+	for line := range strings.Lines(d.read("home/alice/env")) {
+		name, _, _ := strings.Cut(line, "=")
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if !slices.Contains([]string{"DOMAIN", "EXTENSION", "HOME", "LOCAL", "LOGNAME", "ORIGINAL_RECIPIENT", "PATH", "PWD",
+			"RECIPIENT", "SENDER", "SHELL", "USER", "OLDPWD", "SHLVL", "_"}, name) {
+			t.Errorf("the command's environment holds %s", name)
+		}
+	}
+	if !slices.Contains(names, "HOME") || !slices.Contains(names, "SENDER") {
+		t.Errorf("the command's environment is %q", names)
+	}
+	// The shell opens the output file, and the directory it lists, under numbers of 10 or
+	// more or as the next free one: 3 is the glob's own.
+	for fd := range strings.FieldsSeq(d.read("home/alice/fds")) {
+		if n := atoi(t, fd); n > 2 && n < 10 && n != 3 {
+			t.Errorf("descriptor %d is open in the command", n)
+		}
 	}
 }
 
