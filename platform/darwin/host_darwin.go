@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/authprogram"
 	"github.com/opensmtpd/opensmtpd/platform/privdrop"
 	"github.com/opensmtpd/opensmtpd/platform/userdb"
 )
@@ -27,13 +29,18 @@ type Host struct {
 	executable string
 	exeErr     error
 	lookups    chan struct{} // one element for each lookup under way
+	program    *authprogram.Program
 }
 
-var _ platform.Host = (*Host)(nil)
+var (
+	_ platform.Host          = (*Host)(nil)
+	_ platform.Authenticator = (*Host)(nil)
+)
 
 // New returns the Host of this machine.
 func New(cfg Config) (*Host, error) {
 	h := &Host{paths: paths().Override(cfg.Paths), lookups: make(chan struct{}, maxLookups)}
+	h.program = authprogram.New(filepath.Join(h.paths.Libexec, "auth-pam"))
 	h.executable, h.exeErr = os.Executable()
 	return h, nil
 }
@@ -46,6 +53,18 @@ func (h *Host) Paths() platform.Paths { return h.paths }
 
 // Executable returns the path the program had when New was called.
 func (h *Host) Executable() (string, error) { return h.executable, h.exeErr }
+
+// Authenticate checks a password by PAM, which asks Open Directory, where the program
+// for it is installed.
+func (h *Host) Authenticate(ctx context.Context, user, password string) error {
+	switch installed, err := h.program.Installed(); {
+	case err != nil:
+		return err
+	case !installed:
+		return errors.New("passwords of the system take the program auth-pam; use auth <table>")
+	}
+	return h.program.Check(ctx, user, password)
+}
 
 // maxLookups bounds the lookups of users under way; further ones wait.
 const maxLookups = 8

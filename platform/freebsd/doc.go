@@ -5,7 +5,7 @@
 // capability.go decides about.
 //
 // User: /etc/passwd and /etc/group, then what nsswitch.conf(5) names. Authenticate:
-// /etc/master.passwd.
+// /etc/master.passwd, or PAM by the program auth-pam where it is installed.
 //
 // It is compiled and checked for FreeBSD with every change, and was not yet run there.
 package freebsd

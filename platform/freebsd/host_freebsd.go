@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/authprogram"
 	"github.com/opensmtpd/opensmtpd/platform/password"
 	"github.com/opensmtpd/opensmtpd/platform/privdrop"
 	"github.com/opensmtpd/opensmtpd/platform/userdb"
@@ -30,6 +32,7 @@ type Host struct {
 	exeErr     error
 	users      *userdb.DB
 	accounts   password.Accounts
+	program    *authprogram.Program // takes the place of accounts where it is installed
 }
 
 var (
@@ -52,6 +55,7 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Master != "" {
 		h.accounts.Path = cfg.Master
 	}
+	h.program = authprogram.New(filepath.Join(h.paths.Libexec, "auth-pam"))
 	h.executable, h.exeErr = os.Executable()
 	return h, nil
 }
@@ -75,8 +79,15 @@ func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.Use
 	h.users.Delegate(ask)
 }
 
-// Authenticate checks a password against /etc/master.passwd.
+// Authenticate checks a password by PAM, where the program for it is installed, else
+// against /etc/master.passwd.
 func (h *Host) Authenticate(ctx context.Context, user, password string) error {
+	switch installed, err := h.program.Installed(); {
+	case err != nil:
+		return err
+	case installed:
+		return h.program.Check(ctx, user, password)
+	}
 	return h.accounts.Check(ctx, user, password)
 }
 

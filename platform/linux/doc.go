@@ -7,7 +7,7 @@
 // on every thread. Guarantees lists what the kernel does not offer.
 //
 // User: /etc/passwd and /etc/group, then what nsswitch.conf names. Authenticate:
-// /etc/shadow; accounts kept elsewhere want a table. Notify: the datagram protocol
+// /etc/shadow, or PAM by the program auth-pam where it is installed. Notify: the datagram protocol
 // of sd_notify(3), spoken when NOTIFY_SOCKET names a socket.
 //
 // Files whose names end in _linux.go hold the system calls; the decisions are in

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensmtpd/opensmtpd/platform"
+	"github.com/opensmtpd/opensmtpd/platform/authprogram"
 	"github.com/opensmtpd/opensmtpd/platform/password"
 	"github.com/opensmtpd/opensmtpd/platform/privdrop"
 	"github.com/opensmtpd/opensmtpd/platform/userdb"
@@ -30,6 +31,7 @@ type Host struct {
 	paths    platform.Paths
 	users    *userdb.DB
 	accounts password.Accounts
+	program  *authprogram.Program // takes the place of accounts where it is installed
 	notify   string
 	watchdog time.Duration
 	passed   []string // names of the sockets passed
@@ -61,6 +63,7 @@ func New(cfg Config) (*Host, error) {
 		notify:   os.Getenv("NOTIFY_SOCKET"),
 		watchdog: watchdogInterval(os.Getenv("WATCHDOG_USEC"), os.Getenv("WATCHDOG_PID"), os.Getpid()),
 	}
+	h.program = authprogram.New(filepath.Join(h.paths.Libexec, "auth-pam"))
 	h.passed, h.passErr = passed(os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDNAMES"), os.Getpid())
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); filepath.IsAbs(dir) && h.paths.Credentials == "" {
 		h.paths.Credentials = filepath.Clean(dir)
@@ -102,8 +105,15 @@ func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.Use
 	h.users.Delegate(ask)
 }
 
-// Authenticate checks a password against /etc/shadow.
+// Authenticate checks a password by PAM, where the program for it is installed, else
+// against /etc/shadow.
 func (h *Host) Authenticate(ctx context.Context, user, password string) error {
+	switch installed, err := h.program.Installed(); {
+	case err != nil:
+		return err
+	case installed:
+		return h.program.Check(ctx, user, password)
+	}
 	return h.accounts.Check(ctx, user, password)
 }
 
