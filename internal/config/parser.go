@@ -181,8 +181,8 @@ func (p *parser) sortByPosition(errs []*Error) {
 	})
 }
 
-// commandLineMacros defines the macros of the options. The name ends at the
-// last "=", as it always has.
+// commandLineMacros defines the macros of the options. The name ends at the first
+// "=": names hold none, values may.
 func (p *parser) commandLineMacros() {
 	const source = "command line"
 	if len(p.opts.Macros) > 0 {
@@ -190,7 +190,7 @@ func (p *parser) commandLineMacros() {
 	}
 	for i, def := range p.opts.Macros {
 		pos := policy.Position{File: source, Line: i + 1}
-		at := strings.LastIndexByte(def, '=')
+		at := strings.IndexByte(def, '=')
 		if at <= 0 {
 			p.errorf(pos, "invalid macro %q: write name=value", cut(def))
 			continue
