@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/report"
@@ -85,12 +86,12 @@ type DialError struct {
 	Err      error       // private cause, may be nil
 }
 
-// Error returns Text and the cause.
+// Error returns Text and what the cause adds to it.
 func (e *DialError) Error() string {
-	if e.Err != nil {
-		return e.Text + ": " + e.Err.Error()
+	if e.Err == nil || strings.Contains(e.Text, e.Err.Error()) {
+		return e.Text
 	}
-	return e.Text
+	return e.Text + ": " + e.Err.Error()
 }
 
 // Unwrap returns the private cause.
