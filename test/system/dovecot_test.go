@@ -12,7 +12,7 @@ import (
 )
 
 // dovecotConf is the configuration of a Dovecot 2.3 beside our daemon: IMAP on port
-// 143 of its address, LMTP on $dir/lmtp.
+// 143 of its address, LMTP on $dir/lmtp, passwords on $dir/sasl.
 const dovecotConf = `
 base_dir = $dir/dovecot
 state_dir = $dir/dovecot-state
@@ -35,6 +35,11 @@ mail_location = maildir:~/Maildir
 service imap-login {
   inet_listener imap {
     port = 143
+  }
+}
+service auth {
+  unix_listener $dir/sasl {
+    mode = 0666
   }
 }
 service lmtp {
