@@ -140,14 +140,13 @@ func (d *Dispatcher) Start(context.Context) error {
 	if !d.paused.Load() {
 		d.current.Load().listen()
 	}
-	d.p.Go(func(ctx context.Context) { _ = d.relay.engine.Run(ctx) })
-	d.p.Go(d.relay.run)
+	d.relay.start()
 	d.p.Go(d.relay.tellSessions)
 	return nil
 }
 
 // Stop implements proc.Role: no new connections, and the sessions end, idle ones
-// at once, others after their transaction.
+// at once, others after their transaction, whether mail comes in by them or leaves.
 func (d *Dispatcher) Stop(ctx context.Context) {
 	d.mu.Lock()
 	d.active = false
@@ -158,6 +157,9 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 	if d.server == nil {
 		return // it was never configured
 	}
+	var relaying sync.WaitGroup
+	relaying.Go(func() { d.relay.stop(ctx) })
+	defer relaying.Wait()
 	if err := d.server.Drain(ctx); err != nil {
 		d.p.Log.Debugf("sessions cut at the end: %v", err)
 	}

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -23,18 +24,60 @@ type relaying struct {
 	d      *Dispatcher
 	engine *relay.Relayer
 
+	wake  chan struct{}      // one slot
+	end   context.CancelFunc // tells the engine to end; nil before it was started
+	ended chan struct{}      // closed when it has
+
 	mu      sync.Mutex // guards what follows
+	over    bool       // nothing is taken any more
 	replies map[*relay.Attempt]chan proto.RelayReply
 	waiting []*relay.Attempt // not yet given to the engine
-	wake    chan struct{}    // one slot
 
 	sessions sessions // for the reports of RFC 8460
 }
 
 func newRelaying(d *Dispatcher) *relaying {
-	r := &relaying{d: d, replies: map[*relay.Attempt]chan proto.RelayReply{}, wake: make(chan struct{}, 1), sessions: newSessions()}
+	r := &relaying{
+		d: d, wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		replies: map[*relay.Attempt]chan proto.RelayReply{}, sessions: newSessions(),
+	}
 	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Doubt: d.doubt, Events: d.events}, bodies{d}, r, d.events)
 	return r
+}
+
+// errEnding is the answer to attempts that were not made.
+var errEnding = errors.New("relaying ends")
+
+// start starts the engine, until stop, or the end of the process.
+func (r *relaying) start() {
+	ctx, cancel := context.WithCancel(r.d.p.Context())
+	r.end = cancel
+	r.d.p.Go(func(context.Context) {
+		defer close(r.ended)
+		_ = r.engine.Run(ctx) // it tells that ctx has ended
+	})
+	r.d.p.Go(r.run)
+}
+
+// stop lets running transactions end, and answers all attempts: the queue knows then
+// which mail has left, and need not send it twice.
+func (r *relaying) stop(ctx context.Context) {
+	if r.end == nil {
+		return
+	}
+	r.end()
+	select {
+	case <-r.ended:
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	r.over = true
+	left := r.replies
+	r.replies = map[*relay.Attempt]chan proto.RelayReply{}
+	r.mu.Unlock()
+	for _, c := range left {
+		close(c)
+	}
 }
 
 // run feeds the engine with what comes together, until ctx ends.
@@ -58,6 +101,10 @@ func (r *relaying) relay(ctx context.Context, req proto.RelayRequest) (proto.Rel
 	a := &relay.Attempt{Envelope: &req.Envelope}
 	answer := make(chan proto.RelayReply, 1)
 	r.mu.Lock()
+	if r.over {
+		r.mu.Unlock()
+		return proto.RelayReply{}, errEnding
+	}
 	r.replies[a] = answer
 	r.waiting = append(r.waiting, a)
 	r.mu.Unlock()
@@ -66,7 +113,10 @@ func (r *relaying) relay(ctx context.Context, req proto.RelayRequest) (proto.Rel
 	default:
 	}
 	select {
-	case reply := <-answer:
+	case reply, ok := <-answer:
+		if !ok {
+			return proto.RelayReply{}, errEnding
+		}
 		return reply, nil
 	case <-ctx.Done():
 		// The queue is gone. The attempt goes on; nobody hears of its end, and the new

@@ -96,7 +96,11 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 	case action == nil && e.Action != "":
 		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
 	case e.Type == envelope.MTA:
-		q.p.Go(func(ctx context.Context) { q.relay(ctx, e) })
+		q.relays.Add(1)
+		q.p.Go(func(ctx context.Context) {
+			defer q.relays.Done()
+			q.relay(ctx, e)
+		})
 	case action == nil || !action.Local:
 		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
 	default:

@@ -57,6 +57,7 @@ type Queue struct {
 	pausedMDA, pausedMTA atomic.Bool
 
 	stopSchedule context.CancelFunc // no more attempts are started
+	relays       sync.WaitGroup     // attempts to relay, and the loop that starts them
 
 	mu           sync.Mutex // guards what follows
 	transactions map[envelope.MsgID]*transaction
@@ -179,7 +180,11 @@ func (q *Queue) Start(ctx context.Context) error {
 	q.p.Go(q.tickHolds)
 	q.p.Go(q.load)
 	q.p.Go(q.sweep)
-	q.p.Go(func(context.Context) { q.run(schedule) })
+	q.relays.Add(1)
+	q.p.Go(func(context.Context) {
+		defer q.relays.Done()
+		q.run(schedule)
+	})
 	return nil
 }
 
@@ -190,10 +195,25 @@ func (q *Queue) Stop(ctx context.Context) {
 	if err := q.deliver.Drain(ctx); err != nil {
 		q.p.Log.Infof("queue: deliveries that take too long are given up and tried again later")
 	}
+	q.settled(ctx)
 	occupy(ctx, q.bounces.slots)
 	occupy(ctx, q.reroutes)
 	if err := q.store.Close(); err != nil {
 		q.p.Log.Warnf("close the queue: %v", err)
+	}
+}
+
+// settled waits until the outcome of each attempt to relay is noted; the dispatcher
+// has answered all of them.
+func (q *Queue) settled(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { // ends with the last attempt, at the latest with the process
+		q.relays.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 
