@@ -105,6 +105,20 @@ func TestStalledHostHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+func TestMissingCredentialsAreNamed(t *testing.T) {
+	t.Parallel()
+	m := startMTA(t, prelude+`
+table secrets { home = "bob:secret" }
+action "out" relay host "smtp+tls://work@127.0.0.1:1" auth <secrets>
+match from any for any action "out"
+`)
+	m.send("x@example.com", "for a smarthost that wants a password")
+	m.wait(`mta delivery .*result="TempFail" stat="Could not retrieve credentials" .*held="credentials of .*work`)
+	if got := m.held("x@example.com"); !strings.Contains(got.Reason, `"work"`) {
+		t.Errorf("the queue tells %+v", got)
+	}
+}
+
 // BenchmarkFastBesideSlow tells how long 500 messages take to a fast host, alone and
 // while 200 go to one that delays each reply by 100 ms.
 func BenchmarkFastBesideSlow(b *testing.B) {

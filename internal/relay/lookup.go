@@ -254,6 +254,8 @@ func (e *Relayer) noRoute(q *query, err error) {
 		}
 		if s.Err == nil {
 			res.Cause = nil
+		} else if res.Outcome == TempFail {
+			res.Held = s.Err.Error()
 		}
 	}
 	e.pending -= len(q.waiting)
