@@ -40,7 +40,8 @@ var ErrUnsupported = errors.New("service not offered by this table")
 // goroutines and end when ctx does.
 type Table interface {
 	// Lookup returns the value of key for the service, or ErrNotFound. For services
-	// that only ask for membership the value is the entry that matched.
+	// that only ask for membership the value is the entry that matched, or the key
+	// where that is not known.
 	//
 	// The key is passed as the session has it. A table compares it without regard to
 	// case except for Credentials, Auth and Regex, where it is passed on unchanged.

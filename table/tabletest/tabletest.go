@@ -118,7 +118,7 @@ func lookups(t *testing.T, open Open) {
 				if !errors.Is(err, table.ErrNotFound) {
 					t.Errorf("Lookup(%s, %q) = %q, %v, want ErrNotFound", tt.s, tt.key, got, err)
 				}
-			} else if err != nil || !strings.EqualFold(got, tt.want) {
+			} else if err != nil || !strings.EqualFold(got, tt.want) && !(member(tt.s) && strings.EqualFold(got, tt.key)) {
 				t.Errorf("Lookup(%s, %q) = %q, %v, want %q", tt.s, tt.key, got, err, tt.want)
 			} else if !member(tt.s) && got != tt.want {
 				t.Errorf("Lookup(%s, %q) = %q, want the value as written, %q", tt.s, tt.key, got, tt.want)
