@@ -11,15 +11,18 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/keep"
 	"github.com/opensmtpd/opensmtpd/internal/mtasts"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
+	"github.com/opensmtpd/opensmtpd/internal/proc/lookup"
 	procqueue "github.com/opensmtpd/opensmtpd/internal/proc/queue"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/queue/codec"
 	"github.com/opensmtpd/opensmtpd/internal/queue/fs"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler/ram"
+	"github.com/opensmtpd/opensmtpd/internal/tables/cache"
 	"github.com/opensmtpd/opensmtpd/internal/tables/db"
 	"github.com/opensmtpd/opensmtpd/internal/tables/file"
 	"github.com/opensmtpd/opensmtpd/internal/tables/passwd"
+	tableprogram "github.com/opensmtpd/opensmtpd/internal/tables/program"
 	"github.com/opensmtpd/opensmtpd/internal/tables/static"
 	"github.com/opensmtpd/opensmtpd/internal/vfs"
 	"github.com/opensmtpd/opensmtpd/mda"
@@ -37,10 +40,21 @@ var tableBackends = map[string]func(path string, o static.Options) (table.Table,
 }
 
 // openTable opens a table of the configuration for the lookup process.
-func openTable(ctx context.Context, t proto.Table, open func(context.Context) (*os.File, error)) (table.Table, error) {
+func openTable(ctx context.Context, t proto.Table, a lookup.Access) (table.Table, error) {
+	tab, err := openBackend(ctx, t, a)
+	if err == nil && t.TTL > 0 {
+		tab = cache.New(tab, t.TTL, nil)
+	}
+	return tab, err
+}
+
+func openBackend(ctx context.Context, t proto.Table, a lookup.Access) (table.Table, error) {
+	if t.Program {
+		return tableprogram.Open(tableprogram.Options{Name: t.Name, Version: version, Start: a.Program, Warn: a.Warn}), nil
+	}
 	o := static.Options{
 		Delim: t.Delim, Regex: t.Regex,
-		OpenFile: func(string) (*os.File, error) { return open(context.WithoutCancel(ctx)) },
+		OpenFile: func(string) (*os.File, error) { return a.File(context.WithoutCancel(ctx)) },
 	}
 	if t.Path == "" && t.Backend == "static" {
 		kind := static.List
@@ -58,32 +72,10 @@ func openTable(ctx context.Context, t proto.Table, open func(context.Context) (*
 	}
 	backend := tableBackends[t.Backend]
 	if backend == nil {
-		return missingTable{t.Backend}, nil
+		return nil, fmt.Errorf("no table backend %q", t.Backend)
 	}
 	return backend(t.Path, o)
 }
-
-// missingTable stands for a table whose backend is not there yet: every question
-// fails for the moment.
-type missingTable struct{ backend string }
-
-func (m missingTable) err() error {
-	return fmt.Errorf("table backend %q is not available yet", m.backend)
-}
-
-// Lookup implements table.Table.
-func (m missingTable) Lookup(context.Context, table.Service, string) (string, error) {
-	return "", m.err()
-}
-
-// Fetch implements table.Table.
-func (m missingTable) Fetch(context.Context, table.Service) (string, error) { return "", m.err() }
-
-// Update implements table.Table.
-func (m missingTable) Update(context.Context) error { return m.err() }
-
-// Close implements table.Table.
-func (m missingTable) Close() error { return nil }
 
 // tableKind tells the check of the configuration what a table file holds.
 func tableKind(backend, path string) (config.TableKind, error) {

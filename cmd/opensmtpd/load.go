@@ -77,6 +77,11 @@ func backendExists(paths platform.Paths, name string) bool {
 	if _, ok := tableBackends[name]; ok {
 		return true
 	}
-	fi, err := os.Stat(filepath.Join(paths.Libexec, "table-"+name))
+	fi, err := os.Stat(tableProgramPath(paths, name))
 	return err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o111 != 0
+}
+
+// tableProgramPath returns where the program of a table backend is.
+func tableProgramPath(paths platform.Paths, backend string) string {
+	return filepath.Join(paths.Libexec, "table-"+backend)
 }

@@ -26,6 +26,9 @@ import (
 const runVariable = "OPENSMTPD_TEST_RUN"
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(tableVariable); path != "" {
+		tableProgramMain(path)
+	}
 	if os.Getenv(runVariable) != "" {
 		os.Exit(run(os.Args))
 	}

@@ -40,9 +40,9 @@ func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []by
 	verbose := proto.VerboseRequest{Debug: f.verbose, Trace: f.trace}
 	out := &parent.Config{
 		ServerName: c.ServerName,
-		TableFiles: map[string]string{},
-		Delimiter:  c.SMTP.SubAddrDelim,
-		Actions:    map[string]*policy.Action{},
+		TableFiles: map[string]string{}, TablePrograms: map[string]parent.Program{},
+		Delimiter: c.SMTP.SubAddrDelim,
+		Actions:   map[string]*policy.Action{},
 		Control: proto.ControlConfig{
 			Confine: id.confinement(id.smtp, paths.Empty), ServerName: c.ServerName, Version: "OpenSMTPD " + version,
 		},
@@ -56,6 +56,9 @@ func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []by
 		if t.Path != "" {
 			out.TableFiles[t.Name] = t.Path
 		}
+		if t.Program() {
+			out.TablePrograms[t.Name] = tableProgram(t, paths)
+		}
 	}
 	var err error
 	if out.Queue, err = queueSlice(f, c, paths, id, key); err != nil {
@@ -66,6 +69,19 @@ func cut(f *flags, c *config.Config, paths platform.Paths, id identity, key []by
 	}
 	out.Dispatcher.Verbose, out.Lookup.Verbose, out.Queue.Verbose = verbose, verbose, verbose
 	return out, nil
+}
+
+// tableProgram returns the program that answers a table: its first argument is the
+// name of the table, the next one the path of its configuration.
+func tableProgram(t *config.Table, paths platform.Paths) parent.Program {
+	if t.Backend == config.CommandBackend {
+		return parent.Program{Path: paths.Shell, Args: []string{"sh", "-c", "exec " + t.Command}}
+	}
+	p := parent.Program{Path: tableProgramPath(paths, t.Backend), Args: []string{t.Name}}
+	if t.Path != "" {
+		p.Args = append(p.Args, t.Path)
+	}
+	return p
 }
 
 func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.LookupConfig {
@@ -92,7 +108,10 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 		}
 	}
 	for _, t := range c.Tables {
-		pt := proto.Table{Delim: c.SMTP.SubAddrDelim, Regex: regex[t.Name], Name: t.Name, Backend: t.Backend, Path: t.Path, Kind: uint8(t.Kind), File: t.Pos.File, Line: t.Pos.Line}
+		pt := proto.Table{
+			Delim: c.SMTP.SubAddrDelim, Regex: regex[t.Name], Name: t.Name, Backend: t.Backend, Path: t.Path, Kind: uint8(t.Kind),
+			Program: t.Program(), TTL: t.TTL, File: t.Pos.File, Line: t.Pos.Line,
+		}
 		for _, e := range t.Entries {
 			pt.Entries = append(pt.Entries, proto.Entry(e))
 		}

@@ -42,11 +42,20 @@ type Config struct {
 type Table struct {
 	Pos     policy.Position
 	Name    string // as used in the rules, without angle brackets; built-in and anonymous names hold them: "<localhost>", "<dynamic:0>"
-	Backend string // "static" (inline), "file", "db", "getpwnam", or another backend's or program's name
+	Backend string // "static" (inline), "file", "db", "passwd", "getpwnam", "proc-exec", or the name of a program
 	Path    string // configuration of the backend; empty for inline tables
+	Command string // of a proc-exec table, for the shell
 	Kind    TableKind
-	Entries []Entry // of an inline table, in the order written
+	Entries []Entry       // of an inline table, in the order written
+	TTL     time.Duration // for which answers are kept; 0: not at all
 }
+
+// CommandBackend is the backend of a table that a command of the configuration
+// answers.
+const CommandBackend = "proc-exec"
+
+// Program tells whether a program of its own answers the table.
+func (t *Table) Program() bool { return !builtinBackends[t.Backend] }
 
 // TableKind is what a table may be used for: a list has keys only, a map has
 // values, a dynamic table answers what its program answers.

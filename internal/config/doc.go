@@ -35,6 +35,8 @@
 //	queue encryption file PATH                   key in a file
 //	queue reserve space | inodes PERCENT         kept free on the spool
 //	queue retry mda | mta DELAY                  base of the quadratic retry
+//	table NAME [TYPE:]PATH ttl DELAY             answers kept for a while
+//	table NAME proc-exec COMMAND [ttl DELAY]     a table that a command answers
 //	<localhost> <localnames> <anyhost> <getpwnam> <anydestination>
 //	                                             built-in tables by their names
 //

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 )
@@ -110,6 +111,14 @@ func option(word, value string) string {
 	return word + " " + quoted(value)
 }
 
+// delayOption prints an option whose value is a delay.
+func delayOption(word string, d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return word + " " + formatDelay(d)
+}
+
 // when prints a word when on.
 func when(on bool, word string) string {
 	if on {
@@ -200,10 +209,12 @@ func (p *printer) tables() {
 			p.line(policy.Position{}, text)
 		case t.Backend == "static":
 			p.line(t.Pos, "table", quote(t.Name), braces(t))
+		case t.Command != "":
+			p.line(t.Pos, "table", quote(t.Name), CommandBackend, quote(t.Command), delayOption("ttl", t.TTL))
 		case t.Path != "":
-			p.line(t.Pos, "table", quote(t.Name), quote(t.Backend+":"+t.Path))
+			p.line(t.Pos, "table", quote(t.Name), quote(t.Backend+":"+t.Path), delayOption("ttl", t.TTL))
 		default:
-			p.line(t.Pos, "table", quote(t.Name), quote(t.Backend))
+			p.line(t.Pos, "table", quote(t.Name), quote(t.Backend), delayOption("ttl", t.TTL))
 		}
 	}
 }
@@ -377,11 +388,7 @@ func (p *printer) listenerOptions(l *Listener) string {
 }
 
 func (p *printer) action(a *policy.Action) string {
-	ttl := ""
-	if a.TTL > 0 {
-		ttl = "ttl " + formatDelay(a.TTL)
-	}
-	return words("action", quoted(a.Name), p.method(a), ttl)
+	return words("action", quoted(a.Name), p.method(a), delayOption("ttl", a.TTL))
 }
 
 // method prints how an action delivers, with its options but ttl.

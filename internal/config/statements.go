@@ -134,12 +134,13 @@ func (p *parser) pki(kw token) {
 
 // builtinBackends are table backends that need no check for existence. static
 // is another name for file when a path follows.
-var builtinBackends = map[string]bool{"static": true, "file": true, "db": true, "getpwnam": true}
+var builtinBackends = map[string]bool{"static": true, "file": true, "db": true, "passwd": true, "getpwnam": true}
 
 // maxTableName bounds the name of a table, in bytes.
 const maxTableName = 2047
 
-// table reads "table NAME { ... }" and "table NAME [TYPE:]PATH".
+// table reads "table NAME { ... }", "table NAME [TYPE:]PATH" and
+// "table NAME proc-exec COMMAND"; the last two may end in "ttl DELAY".
 func (p *parser) table(kw token) {
 	at := p.peek()
 	name := p.str("a name of a table")
@@ -155,8 +156,16 @@ func (p *parser) table(kw token) {
 	case source.kind == tokString:
 		p.take()
 		p.tableSource(t, source)
+		p.tableTTL(t)
+	case source.word(CommandBackend):
+		p.take()
+		t.Backend, t.Kind, t.Command = CommandBackend, Dynamic, p.str("a command in quotes")
+		p.tableTTL(t)
 	default:
-		p.syntaxError("expected { ... } or [TYPE:]PATH")
+		p.syntaxError("expected { ... }, [TYPE:]PATH or proc-exec \"COMMAND\"")
+	}
+	if t.Program() && strings.ContainsFunc(name, func(r rune) bool { return r == '|' || r < ' ' }) {
+		p.errorf(at.pos, "the name of a table that a program answers may hold neither \"|\" nor control characters: %s", cut(name))
 	}
 	switch {
 	case duplicate != nil && p.failed:
@@ -176,6 +185,13 @@ func (p *parser) table(kw token) {
 	}
 }
 
+// tableTTL reads how long answers are kept.
+func (p *parser) tableTTL(t *Table) {
+	if !p.failed && p.accept("ttl") {
+		t.TTL = p.delay("ttl delay %q is invalid")
+	}
+}
+
 // tableSource sets backend, path and kind of t from "[TYPE:]PATH". The kind
 // stays 0 after a mistake.
 func (p *parser) tableSource(t *Table, source token) {
@@ -190,6 +206,10 @@ func (p *parser) tableSource(t *Table, source token) {
 	}
 	if hasPath && backend == "static" {
 		backend = "file"
+	}
+	if hasPath && backend == CommandBackend {
+		t.Backend, t.Kind, t.Command = backend, Dynamic, path
+		return
 	}
 	t.Backend, t.Path = backend, path
 	switch {
@@ -206,7 +226,7 @@ func (p *parser) tableSource(t *Table, source token) {
 		p.errorf(source.pos, "invalid backend parameter for table: %s: write %s:/path, or { ... } for a table in place", cut(t.Name), backend)
 		return
 	case !builtinBackends[backend] && !p.backendExists(backend):
-		p.errorf(source.pos, "table backend %q does not exist", cut(backend))
+		p.errorf(source.pos, "table backend %q does not exist: there is no program table-%s among the helper programs", cut(backend), cut(backend))
 		return
 	}
 	t.Kind = Dynamic

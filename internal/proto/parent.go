@@ -15,6 +15,10 @@ var (
 	OpenTable = imsg.Method[OpenTableRequest, Empty]{ID: 0x0403, Name: "parent.open-table"}
 	// SystemUser looks a user of the system up in sources that take a program to ask.
 	SystemUser = imsg.Method[SystemUserRequest, SystemUserReply]{ID: 0x0409, Name: "parent.system-user"}
+	// StartTable starts the program of a declared table and returns the socket to it.
+	StartTable = imsg.Method[OpenTableRequest, TableProgram]{ID: 0x0410, Name: "parent.start-table"}
+	// EndTable makes sure that a program ends whose socket lookup has closed.
+	EndTable = imsg.Method[TableProgram, Empty]{ID: 0x0411, Name: "parent.end-table"}
 	// StartWorker starts a delivery worker as a user and returns the socket to it.
 	// The parent takes the method from its own configuration, and whom the worker runs
 	// as from the system or, for a userbase, from lookup. It refuses uid 0 for all but
@@ -63,6 +67,9 @@ type OpenTableRequest struct {
 	Generation uint32
 	Name       string
 }
+
+// TableProgram names a program that was started.
+type TableProgram struct{ ID uint32 }
 
 // WorkerRequest asks for a worker of a user for an action. Exec marks one that runs
 // commands or appends to files out of aliases and .forward files.

@@ -175,9 +175,11 @@ type Table struct {
 	Path    string
 	Kind    uint8 // config.TableKind
 	Entries []Entry
-	Delim   string // parts a user name from its tag
-	Regex   bool   // a rule asks for patterns
-	File    string // file and line of the declaration, for messages
+	Program bool          // a program of its own answers it
+	TTL     time.Duration // for which answers are kept; 0: not at all
+	Delim   string        // parts a user name from its tag
+	Regex   bool          // a rule asks for patterns
+	File    string        // file and line of the declaration, for messages
 	Line    int
 }
 

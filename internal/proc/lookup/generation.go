@@ -18,6 +18,7 @@ type generation struct {
 	l        *Lookup
 	number   uint32
 	tables   map[string]table.Table
+	watched  []*watched // those of the tables that have a file
 	expander *expand.Expander
 
 	finder        Finder
@@ -43,11 +44,18 @@ func (l *Lookup) newGeneration(ctx context.Context, c *proto.LookupConfig) (*gen
 			g.tables[t.Name] = l.Users
 			continue
 		}
-		opened, err := l.Open(ctx, t, func(ctx context.Context) (*os.File, error) { return l.openFile(ctx, c.Generation, t.Name) })
+		w := &watched{name: t.Name, path: t.Path, access: l.access(c.Generation, t.Name)}
+		if t.Path != "" { // before it is read: a change that comes in between is seen
+			w.used = w.stat(ctx)
+			w.now = w.used
+			g.watched = append(g.watched, w)
+		}
+		opened, err := l.Open(ctx, t, w.access)
 		if err != nil {
 			g.close()
 			return nil, fmt.Errorf("%s:%d: table %s: %w", t.File, t.Line, t.Name, err)
 		}
+		w.Table = opened
 		g.tables[t.Name] = traced{opened, t.Name, l.p.Log}
 	}
 	actions := map[string]*policy.Action{}
@@ -119,21 +127,6 @@ func (g *generation) lookup(ctx context.Context, name string, s table.Service, k
 		return "", noSuchTable(name)
 	}
 	return t.Lookup(ctx, s, key)
-}
-
-// openFile has the parent open the file of a table.
-func (l *Lookup) openFile(ctx context.Context, generation uint32, name string) (*os.File, error) {
-	_, files, err := proc.Call(ctx, l.p.Links, proto.Parent, proto.OpenTable, proto.OpenTableRequest{Generation: generation, Name: name})
-	if err != nil {
-		return nil, err
-	}
-	if len(files) != 1 {
-		for _, f := range files {
-			f.Close()
-		}
-		return nil, fmt.Errorf("open table %s: %d descriptors, want 1", name, len(files))
-	}
-	return files[0], nil
 }
 
 // forward has the parent read a user's .forward.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 
 	"github.com/opensmtpd/opensmtpd/internal/auth"
@@ -35,9 +34,8 @@ type Resolver interface {
 
 // Parts are what the wiring chooses for the role.
 type Parts struct {
-	// Open makes a table; file opens the file that the configuration names, with
-	// the parent's rights, each time it is called.
-	Open func(ctx context.Context, t proto.Table, file func(context.Context) (*os.File, error)) (table.Table, error)
+	// Open makes a table.
+	Open func(ctx context.Context, t proto.Table, a Access) (table.Table, error)
 	// Users is the system's users.
 	Users    table.Table
 	Resolver Resolver
@@ -52,6 +50,8 @@ type Lookup struct {
 	Parts
 	limiter *auth.Limiter
 
+	watching sync.Mutex // held while a table's file is looked at; guards what watched tables know of them
+
 	mu          sync.Mutex // guards what follows
 	current     *generation
 	generations map[uint32]*generation
@@ -63,6 +63,7 @@ func New(p *proc.Process, parts Parts) *Lookup {
 	if d, ok := p.Host.(platform.Delegator); ok && p.Env.Confine {
 		d.Delegate(l.systemUser)
 	}
+	p.Go(l.closeTables)
 	return l
 }
 
@@ -76,6 +77,16 @@ func (l *Lookup) systemUser(ctx context.Context, name string) (platform.User, er
 		return platform.User{}, platform.ErrNoUser
 	}
 	return platform.User{Name: r.Name, UID: r.UID, GID: r.GID, Groups: r.Groups, Home: r.Home, Shell: r.Shell, Gecos: r.Gecos}, nil
+}
+
+// closeTables closes all tables at the end of the process; programs end with them.
+func (l *Lookup) closeTables(ctx context.Context) {
+	<-ctx.Done()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range l.generations {
+		g.close()
+	}
 }
 
 // Mux implements proc.Role.
@@ -130,6 +141,7 @@ func (l *Lookup) setup(ctx context.Context, c proto.LookupConfig) (proto.SetupRe
 // Start implements proc.Role.
 func (l *Lookup) Start(context.Context) error {
 	l.p.Go(l.keepCounts)
+	l.p.Go(l.watch)
 	return nil
 }
 
@@ -256,22 +268,6 @@ func (l *Lookup) hasAddress(ctx context.Context, req proto.KeyRequest) (proto.Bo
 		return proto.BoolReply{}, nil
 	}
 	return proto.BoolReply{Yes: err == nil}, err
-}
-
-func (l *Lookup) updateTable(ctx context.Context, req proto.TableRequest) (proto.Empty, error) {
-	g, done := l.use(0)
-	defer done()
-	t := g.tables[req.Name]
-	if t == nil {
-		l.p.Log.Warnf("Lookup table not found: %q", req.Name)
-		return proto.Empty{}, fmt.Errorf("no table %q in the configuration", req.Name)
-	}
-	if err := t.Update(ctx); err != nil {
-		l.p.Log.Warnf("Failed to update table %q: %v", req.Name, err)
-		return proto.Empty{}, err
-	}
-	l.p.Log.Infof("Table %q successfully updated", req.Name)
-	return proto.Empty{}, nil
 }
 
 // noSuchTable cannot happen with a configuration that was checked.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
@@ -29,9 +30,10 @@ type Config struct {
 	Key        proto.KeyConfig
 	Control    proto.ControlConfig
 
-	TableFiles map[string]string         // table name → file that lookup may have opened
-	Actions    map[string]*policy.Action // by name, for delivery workers
-	Delimiter  string                    // between user and subaddress
+	TableFiles    map[string]string         // table name → file that lookup may have opened
+	TablePrograms map[string]Program        // table name → program that answers it
+	Actions       map[string]*policy.Action // by name, for delivery workers
+	Delimiter     string                    // between user and subaddress
 }
 
 // Listen is an address to bind and how its sessions behave. Interface sockets may
@@ -79,6 +81,9 @@ type Parent struct {
 	control    *net.UnixListener
 	verbose    proto.VerboseRequest
 	workers    map[*worker]struct{}
+	programs   map[uint32]*runningProgram // of tables, by the number that lookup was told
+
+	lastProgram uint32
 
 	wg sync.WaitGroup
 }
@@ -112,6 +117,7 @@ func New(o Options, c *Config, v proto.VerboseRequest) *Parent {
 		Options: o, config: c, generation: 1, verbose: v,
 		stopped: make(chan struct{}), members: map[proto.Role]*member{},
 		listeners: map[string]*net.TCPListener{}, workers: map[*worker]struct{}{},
+		programs: map[uint32]*runningProgram{},
 	}
 }
 
@@ -182,6 +188,9 @@ func (p *Parent) waitAll() {
 		if m.process != nil {
 			m.process.Kill()
 		}
+	}
+	for _, r := range p.programs {
+		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 	}
 	n := len(p.workers)
 	for w := range p.workers {
@@ -271,6 +280,7 @@ func (p *Parent) endAll() {
 		wg.Go(c.Close) // which waits for what is on its way
 	}
 	wg.Wait()
+	p.endTables()
 }
 
 func (p *Parent) member(r proto.Role) *member {

@@ -22,6 +22,8 @@ func (p *Parent) mux(role proto.Role) *imsg.Mux {
 	case proto.Lookup:
 		proto.ReadForward.Handle(mux, proc.Handler(p.readForward))
 		proto.OpenTable.Handle(mux, p.openTable)
+		proto.StartTable.Handle(mux, p.startTable)
+		proto.EndTable.Handle(mux, proc.Handler(p.endTable))
 		proto.SystemAuth.Handle(mux, proc.Handler(p.systemAuth))
 		proto.SystemUser.Handle(mux, proc.Handler(p.systemUser))
 	case proto.Queue:

@@ -129,6 +129,9 @@ func (p *Parent) supervise(ctx context.Context, role proto.Role) {
 		if ctx.Err() != nil {
 			return
 		}
+		if role == proto.Lookup {
+			p.endTables()
+		}
 		why := "it ended"
 		if err != nil {
 			why = err.Error()

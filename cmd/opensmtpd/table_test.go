@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/table"
+)
+
+// tableVariable makes the test binary a table program that answers from a file:
+// lines of service, key and value.
+const tableVariable = "OPENSMTPD_TEST_TABLE"
+
+// tableProgramMain is that program. The key "die" ends it.
+func tableProgramMain(path string) {
+	table.Main(table.Funcs{
+		OnLookup: func(_ context.Context, s table.Service, key string) (string, error) {
+			if strings.HasPrefix(key, "die") {
+				os.Exit(3)
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return "", err
+			}
+			for line := range strings.SplitSeq(string(b), "\n") {
+				if f := strings.SplitN(line, " ", 3); len(f) == 3 && f[0] == string(s) && f[1] == key {
+					return f[2], nil
+				}
+			}
+			return "", table.ErrNotFound
+		},
+		OnFetch: func(context.Context, table.Service) (string, error) { return "", errors.New("nothing to fetch") },
+	}, table.Alias, table.UserInfo, table.Domain, table.MailAddr, table.Credentials)
+}
+
+// tableCommand is the value of a proc-exec for the daemon's test program.
+func tableCommand(t testing.TB, path string) string {
+	return fmt.Sprintf("env %s=%s %s", tableVariable, path, program(t))
+}
+
+const programConf = prelude + `
+table domains proc-exec "COMMAND"
+table virtuals proc-exec "COMMAND"
+action "keep" maildir $maildir virtual <virtuals> userbase <owner>
+match from any for domain <domains> action "keep"
+`
+
+func TestProgramAnswersTables(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	rows := m.file("rows", "domain example.org x\nalias joe@example.org owner\n")
+	m.writeConf(strings.ReplaceAll(programConf, "COMMAND", tableCommand(t, rows)))
+	m.start()
+	m.send("Joe@Example.org", "through a program")
+	m.wait(`mda delivery .*to=<Joe@Example\.org>.* result=Ok`)
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250",
+		"RCPT TO:<jim@example.org>", "^524", "RCPT TO:<joe@example.com>", "^550",
+		// A program that dies costs the question that it was asked, no more.
+		"RCPT TO:<die@example.org>", "^4[25][14]", "RCPT TO:<joe@example.org>", "^250", "QUIT", "^221")
+	m.wait(`table virtuals: its program ended while in use; starting its program again in 0s`)
+}
+
+func TestTableFilesAreReadAgainWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, prelude+`
+table virtuals file:DIR/virtuals
+table users passwd:DIR/users
+action "keep" maildir $maildir virtual <virtuals> userbase <owner>
+action "mail" maildir $maildir userbase <users>
+match from any for domain "example.org" action "keep"
+match from any for domain "example.net" action "mail"
+`)
+	path := m.file("virtuals", "joe@example.org: owner\n")
+	m.file("users", "amy:x:1:1::/a:\n")
+	m.start()
+	rcpt := func(address, want string) {
+		t.Helper()
+		m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<"+address+">", want, "QUIT", "^221")
+	}
+	rcpt("joe@example.org", "^250")
+	rcpt("jim@example.org", "^524")
+	rcpt("bea@example.net", "^550")
+	m.file("virtuals", "joe@example.org: owner\njim@example.org: owner\n")
+	m.file("users", "amy:x:1:1::/a:\nbea:x:1:1::/b:\n")
+	m.wait(`table "virtuals": ` + path + ` has changed and was read again`)
+	m.wait(`table "users": .* has changed and was read again`)
+	rcpt("jim@example.org", "^250")
+	rcpt("bea@example.net", "^250")
+
+	m.file("virtuals", "joe@example.org: owner\nrubbish\n")
+	m.wait(`table "virtuals" stays as it was: ` + path + `:2: invalid map entry`)
+	rcpt("jim@example.org", "^250")
+
+	// A file put in its place, and a table that somebody says to read.
+	next := m.file("next", "joe@example.org: owner\n")
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+	ask(m, proto.UpdateTable, proto.TableRequest{Name: "virtuals"})
+	rcpt("jim@example.org", "^524")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	m.wait(`table "virtuals" stays as it was: .*no such file`)
+	rcpt("joe@example.org", "^250")
+}
+
+// A program that is not there, or speaks something else, concerns its own table
+// only; the configuration is refused when there is no such program.
+func TestBrokenProgramConcernsItsTableOnly(t *testing.T) {
+	t.Parallel()
+	m := startMTA(t, prelude+`
+table broken proc-exec "echo hello"
+table everybody { "@example.org" = owner, "@example.net" = owner }
+action "keep" maildir $maildir virtual <everybody> userbase <owner>
+match from any for domain "example.org" action "keep"
+match from any for domain <broken> action "keep"
+`)
+	m.wait(`table broken: its program writes "hello" where it should name its services`)
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250",
+		"RCPT TO:<a@example.net>", "^451", "RCPT TO:<a@example.org>", "^250", "QUIT", "^221")
+
+	m.writeConf(keepAll + "table nothere nosuchbackend:/etc/x\n")
+	m.hangUp()
+	m.wait(`reload: configuration unchanged: .*table backend "nosuchbackend" does not exist`)
+}
+
+func TestAnswersAreKept(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	rows := m.file("rows", "domain example.org x\nalias joe@example.org owner\n")
+	m.writeConf(strings.ReplaceAll(strings.ReplaceAll(programConf, "COMMAND\"", "COMMAND\" ttl 1h"), "COMMAND", tableCommand(t, rows)))
+	m.start()
+	m.send("joe@example.org", "asked for")
+	m.file("rows", "")
+	m.send("joe@example.org", "known")
+	ask(m, proto.UpdateTable, proto.TableRequest{Name: "virtuals"})
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@example.org>", "^524")
+}
+
+// Programs in the directory of helper programs are table backends.
+func TestProgramIsFoundByTheNameOfTheBackend(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	libexec := filepath.Join(m.dir, "libexec")
+	if err := os.Mkdir(libexec, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rows := m.file("rows", "domain example.org x\nalias joe@example.org owner\n")
+	script := fmt.Sprintf("#!/bin/sh\nexport %s=\"$1\"\nexec %s\n", tableVariable, program(t))
+	if err := os.WriteFile(filepath.Join(libexec, "table-rows"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.writeConf(strings.ReplaceAll(programConf, `proc-exec "COMMAND"`, "rows:"+rows))
+	m.args = []string{"-o", "libexec=" + libexec}
+	m.start()
+	m.send("joe@example.org", "by name")
+	m.wait(`mda delivery .*to=<joe@example\.org>.* result=Ok`)
+}
