@@ -7,6 +7,9 @@
 //	records   { length of key, length of value, key, value } …, in the order written
 //	tables    256 × slots { hash of the key, position of the record, 0 when free }
 //
+// Databases of Berkeley DB are read as well, whole and into memory: what package
+// berkeley understands.
+//
 // A list has empty values. Keys are in lower case, but for lists of regular
 // expressions. A file that was replaced is opened by the next question; when the
 // new one is damaged the old one stays in use.
@@ -17,12 +20,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/opensmtpd/opensmtpd/internal/tables/berkeley"
 	"github.com/opensmtpd/opensmtpd/internal/tables/static"
 	"github.com/opensmtpd/opensmtpd/table"
 )
@@ -105,6 +110,10 @@ func (c *content) init(f *os.File) (err error) {
 		return fmt.Errorf("%w: not a regular file", ErrFormat)
 	}
 	size := c.info.Size()
+	foreign, err := isBerkeley(f)
+	if foreign || err != nil {
+		return errors.Join(err, c.convert(f, size))
+	}
 	if size > inMemory {
 		c.reader, err = newReader(f, size)
 		return err
@@ -117,6 +126,47 @@ func (c *content) init(f *os.File) (err error) {
 	c.reader, err = newReader(bytes.NewReader(b), size)
 	return err
 }
+
+// isBerkeley looks at the first bytes of a file.
+func isBerkeley(f *os.File) (bool, error) {
+	var b [64]byte
+	n, err := f.ReadAt(b[:], 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return berkeley.Is(b[:n]), err
+}
+
+// convert makes a database in memory of one of Berkeley DB.
+func (c *content) convert(f *os.File, size int64) error {
+	var b bytes.Buffer
+	l := layout{w: &b}
+	if err := l.write(make([]byte, headerSize)); err != nil {
+		return err
+	}
+	err := berkeley.Read(f, size, func(key, value []byte) error {
+		v := string(value)
+		if v == setValue {
+			v = ""
+		}
+		return l.add(string(key), v)
+	})
+	if err != nil {
+		return err
+	}
+	header, err := l.finish()
+	if err != nil {
+		return err
+	}
+	whole := b.Bytes()
+	copy(whole, header)
+	c.file = nil
+	c.reader, err = newReader(bytes.NewReader(whole), int64(len(whole)))
+	return err
+}
+
+// setValue is the value that makemap of OpenSMTPD stores with the keys of a list.
+const setValue = "<set>"
 
 func (c *content) close() error {
 	if c.file == nil {

@@ -50,9 +50,6 @@ func newReader(r io.ReaderAt, size int64) (*reader, error) {
 	if _, err := r.ReadAt(b[:], 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if isBerkeley(b[:]) {
-		return nil, fmt.Errorf("%w but one of Berkeley DB: make it anew with makemap", ErrFormat)
-	}
 	d := &reader{r: r}
 	next := uint64(0)
 	for i := range d.buckets {
@@ -70,19 +67,6 @@ func newReader(r io.ReaderAt, size int64) (*reader, error) {
 		return nil, fmt.Errorf("%w: %d bytes, the header tells of %d", ErrFormat, size, next)
 	}
 	return d, nil
-}
-
-// isBerkeley looks for the magic numbers of Berkeley DB 1.85 and later, hash and
-// btree, in either byte order.
-func isBerkeley(b []byte) bool {
-	for _, off := range []int{0, 12} {
-		for _, m := range []uint32{0x061561, 0x053162} {
-			if binary.LittleEndian.Uint32(b[off:]) == m || binary.BigEndian.Uint32(b[off:]) == m {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // readAt fills b from pos, which must lie inside the file.
