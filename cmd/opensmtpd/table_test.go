@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,4 +163,52 @@ func TestProgramIsFoundByTheNameOfTheBackend(t *testing.T) {
 	m.start()
 	m.send("joe@example.org", "by name")
 	m.wait(`mda delivery .*to=<joe@example\.org>.* result=Ok`)
+}
+
+// Who may send, whom they mean, where that goes, from which address and under which
+// name: each is a table, and each follows its file.
+func TestClientVirtualRelayAndSourceMapsInOneConfiguration(t *testing.T) {
+	t.Parallel()
+	if l, err := net.Listen("tcp", "127.0.0.2:0"); err != nil {
+		t.Skip("this system has one loopback address only")
+	} else {
+		l.Close()
+	}
+	far, other := startMTA(t, keepAll), startMTA(t, strings.ReplaceAll(keepAll, "example.org", "example.com"))
+	m := newMTA(t, prelude+`
+table clients file:DIR/clients
+table ours file:DIR/ours
+table virtuals file:DIR/virtuals
+table hosts file:DIR/hosts
+table sources file:DIR/sources
+table names file:DIR/names
+action "meant" maildir $maildir virtual <virtuals> userbase <owner>
+action "out" relay domain <hosts> src <sources> helo-src <names>
+match from src <clients> for domain <ours> action "meant"
+match from local for domain { "example.org", "example.com" } action "out"
+`)
+	m.file("clients", "# @list\n192.0.2.1\n127.0.0.0/8\n")
+	m.file("ours", "*.example.net\nexample.net\n")
+	m.file("virtuals", "joe@example.net: joe@example.org\nbob@example.net: bob@example.com\n@example.net: owner\n")
+	m.file("hosts", "example.org: smtp://"+far.addr+"\n")
+	m.file("sources", "127.0.0.2\n")
+	m.file("names", "127.0.0.2: out.example.net\n")
+	m.start()
+	m.send("joe@example.net", "to another host")
+	m.wait(`mta delivery .*to=<joe@example\.org> .*source="127\.0\.0\.2".*result="Ok"`)
+	far.wait(`smtp connected address=127\.0\.0\.2 `)
+	far.wait(`mda delivery .*to=<joe@example\.org>.* result=Ok`)
+	if mails := far.mails(); len(mails) != 1 || !strings.Contains(mails[0], "Received: from out.example.net ") {
+		t.Errorf("the other host has %q", mails)
+	}
+	m.send("jim@example.net", "to the owner")
+	m.wait(`mda delivery .*to=<jim@example\.net>.* result=Ok`)
+
+	m.file("hosts", "example.com: smtp://"+other.addr+"\n")
+	m.wait(`table "hosts": .* was read again`)
+	m.send("bob@example.net", "to the next host")
+	other.wait(`mda delivery .*to=<bob@example\.com>.* result=Ok`)
+	m.file("clients", "# @list\n192.0.2.1\n")
+	m.wait(`table "clients": .* was read again`)
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@example.net>", "^550")
 }

@@ -17,7 +17,16 @@ import (
 	"github.com/opensmtpd/opensmtpd/table"
 )
 
-func main() { remote.Main(open) }
+func main() {
+	redis.SetLogger(silent{})
+	remote.Main(open)
+}
+
+// silent is a log for a client whose errors are returned as well.
+type silent struct{}
+
+// Printf implements the client's logger.
+func (silent) Printf(context.Context, string, ...any) {}
 
 // server is the table.
 type server struct {
@@ -36,7 +45,7 @@ func open(_ string, c *remote.Conf) (remote.Source, error) {
 	}
 	options := redis.Options{
 		Username: c.Get("username"), Password: c.Get("password"), DB: c.Int("database", 0, 0), PoolSize: c.Int("connections", 1, 8),
-		DialTimeout: 5 * time.Second, MaxRetries: 1, ContextTimeoutEnabled: true,
+		DialTimeout: 5 * time.Second, DialerRetries: 1, MaxRetries: 1, ContextTimeoutEnabled: true,
 	}
 	for _, which := range []string{"master", "slave"} {
 		host, port := c.Get(which), c.Int(which+"_port", 1, 6379)

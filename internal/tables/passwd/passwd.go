@@ -6,9 +6,10 @@
 //
 // It answers Credentials (name and password hash), UserInfo (uid, gid and home) and
 // membership by String and MailAddr. Lines of two fields hold a password only,
-// those of seven all, those of ten follow master.passwd(5). Blank lines, "#"
-// comments and the "+" and "-" lines of NIS are skipped. A user whose hash is empty
-// can never log in.
+// those of seven all, those of ten follow master.passwd(5); what a passwd-file of
+// Dovecot has behind the seventh field is left alone. Blank lines, "#" comments and
+// the "+" and "-" lines of NIS are skipped. A user whose hash is empty can never log
+// in.
 package passwd
 
 import (
@@ -123,12 +124,12 @@ func parseLine(line string) (user, error) {
 	}
 	f := strings.Split(line, ":")
 	var uid, gid, home string
-	switch len(f) {
-	case 2:
-	case 7: // name:hash:uid:gid:gecos:home:shell
-		uid, gid, home = f[2], f[3], f[5]
-	case 10: // name:hash:uid:gid:class:change:expire:gecos:home:shell
+	switch {
+	case len(f) == 2:
+	case len(f) == 10 && number(f[5]) && number(f[6]): // name:hash:uid:gid:class:change:expire:gecos:home:shell
 		uid, gid, home = f[2], f[3], f[8]
+	case len(f) >= 7: // name:hash:uid:gid:gecos:home:shell; a passwd-file of Dovecot has more behind it
+		uid, gid, home = f[2], f[3], f[5]
 	default:
 		return user{}, fmt.Errorf("%d fields, want 7 (name:hash:uid:gid:gecos:home:shell) or 2 (name:hash)", len(f))
 	}
@@ -149,6 +150,12 @@ func parseLine(line string) (user, error) {
 	}
 	u.info = uid + ":" + gid + ":" + home
 	return u, nil
+}
+
+// number tells whether a field of master.passwd(5) holds a time.
+func number(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 63)
+	return err == nil
 }
 
 // Lookup implements table.Table.

@@ -17,6 +17,7 @@ bob@example.org:$6$salt$hash:2000:2000::/var/vmail/bob:
 carol:$1$x$y
 dave::1:1::/home/dave:
 erin:*:1:2:staff:0:0:Erin:/home/erin:/bin/ksh
+frank:x:7:8:Frank:/home/frank::userdb_quota=1G:x=y:z
 +::::::
 alice:other:0:0::/:
 `
@@ -44,6 +45,7 @@ func TestLookup(t *testing.T) {
 		{table.UserInfo, "alice", "1000:1001:/home/alice", nil},
 		{table.UserInfo, "bob@example.org", "2000:2000:/var/vmail/bob", nil},
 		{table.UserInfo, "erin", "1:2:/home/erin", nil},
+		{table.UserInfo, "frank", "7:8:/home/frank", nil},
 		{table.UserInfo, "carol", "", table.ErrNotFound},
 		{table.String, "Alice", "alice", nil},
 		{table.MailAddr, "bob+x@example.org", "bob@example.org", nil},
