@@ -3,16 +3,13 @@
 package main
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"os"
 
 	"github.com/opensmtpd/opensmtpd/filter"
+	"github.com/opensmtpd/opensmtpd/internal/rulefile"
 )
-
-// maxFile bounds the file of rules, in bytes.
-const maxFile = 1 << 20
 
 func main() {
 	file := flag.String("f", "", "read rules from this `file`")
@@ -37,26 +34,8 @@ func main() {
 // readRules reads the rules of a file, if there is one, and of arguments.
 func readRules(file string, args []string) (*rules, error) {
 	r := new(rules)
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		if len(text) > maxFile {
-			return nil, fmt.Errorf("%s: longer than %d bytes", file, maxFile)
-		}
-		n := 0
-		for line := range bytes.Lines(text) {
-			n++
-			if err := r.add(string(line)); err != nil {
-				return nil, fmt.Errorf("%s:%d: %w", file, n, err)
-			}
-		}
-	}
-	for _, arg := range args {
-		if err := r.add(arg); err != nil {
-			return nil, fmt.Errorf("%q: %w", arg, err)
-		}
+	if err := rulefile.Read(file, args, r.add); err != nil {
+		return nil, err
 	}
 	if len(r.limits) == 0 {
 		return nil, fmt.Errorf("no limit is given")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opensmtpd/opensmtpd/filter/filtertest"
 	"github.com/opensmtpd/opensmtpd/filter/wire"
+	"github.com/opensmtpd/opensmtpd/internal/rulefile"
 )
 
 // start serves the rules with a clock that the test sets.
@@ -154,10 +155,10 @@ func TestRules(t *testing.T) {
 		{"user connections 1/s", "no such limit"}, {"destination messages 1/s", "no such limit"}, {"user messages", "expected"},
 		{"user messages 10", "not a count"}, {"user messages 0/s", "not a count"}, {"user messages x/s", "not a count"},
 		{"user messages 1/", "needs a unit"}, {"user messages 1/5", "needs a unit"}, {"user messages 1/week", "not a period"},
-		{"user messages 1/32d", "not within"}, {"user messages 1/0s", "not within"}, {"user messages 1/99999999999999999999s", "not a period"},
+		{"user messages 1/32d", "longer than 31d"}, {"user messages 1/0s", "not within"}, {"user messages 1/99999999999999999999s", "not a period"},
 		{"exempt joe", "not a network"}, {"exempt user", "not a network"}, {"exempt user a b", "expected"},
 	} {
-		err := new(rules).add(tt.line)
+		err := rulefile.Read("", []string{tt.line}, new(rules).add)
 		if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 			t.Errorf("%q: %v, want %q", tt.line, err, tt.err)
 		}
@@ -184,13 +185,13 @@ func FuzzRules(f *testing.F) {
 	f.Add("exempt 192.0.2.0/24")
 	f.Fuzz(func(t *testing.T, line string) {
 		r := new(rules)
-		if r.add(line) != nil || len(r.limits) == 0 {
+		if rulefile.Read("", []string{line}, r.add) != nil || len(r.limits) == 0 {
 			return
 		}
 		l := r.limits[0]
 		again := new(rules)
 		text := fmt.Sprintf("%s %s %d/%ds", l.who, l.what, l.count, int(l.period.Seconds()))
-		if err := again.add(text); err != nil || again.limits[0] != l {
+		if err := again.add(strings.Fields(text)); err != nil || again.limits[0] != l {
 			t.Fatalf("%q is %v, then %v, %v", line, l, again.limits, err)
 		}
 	})

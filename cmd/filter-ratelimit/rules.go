@@ -8,12 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/opensmtpd/opensmtpd/internal/rulefile"
 )
 
 // rules are what is limited, and whom it does not concern.
 type rules struct {
 	limits   []limit
-	networks []netip.Prefix
+	networks rulefile.Networks
 	users    []string
 }
 
@@ -36,24 +38,18 @@ const (
 	maxPeriod = 31 * 24 * time.Hour
 )
 
-// add reads one line of rules: nothing, a comment, or one of
+// add reads the words of one rule:
 //
 //	user|source|destination connections|messages|recipients COUNT/PERIOD
 //	exempt NETWORK
 //	exempt user NAME
-func (r *rules) add(line string) error {
-	line, _, _ = strings.Cut(line, "#")
-	f := strings.Fields(line)
+func (r *rules) add(f []string) error {
 	switch {
-	case len(f) == 0:
-		return nil
 	case f[0] == "exempt" && len(f) == 3 && f[1] == "user":
 		r.users = append(r.users, f[2])
 		return nil
 	case f[0] == "exempt" && len(f) == 2:
-		p, err := parseNetwork(f[1])
-		r.networks = append(r.networks, p)
-		return err
+		return r.networks.Add(f[1])
 	case len(f) != 3:
 		return errors.New("expected WHO WHAT COUNT/PERIOD or exempt NETWORK or exempt user NAME")
 	}
@@ -69,60 +65,17 @@ func (r *rules) add(line string) error {
 		return fmt.Errorf("not a count and a period: %s", f[2])
 	}
 	l.count = n
-	if l.period, err = parsePeriod(period); err != nil {
+	if l.period, err = rulefile.Period(period); err != nil {
 		return err
+	}
+	if l.period > maxPeriod {
+		return fmt.Errorf("longer than 31d: %s", period)
 	}
 	r.limits = append(r.limits, l)
 	return nil
 }
 
-// parsePeriod reads a unit (second, minute, hour, day, or its first letter), with a
-// number in front or not.
-func parsePeriod(s string) (time.Duration, error) {
-	unit := strings.TrimLeft(s, "0123456789")
-	n := 1
-	if digits := s[:len(s)-len(unit)]; digits != "" {
-		var err error
-		if n, err = strconv.Atoi(digits); err != nil {
-			return 0, fmt.Errorf("not a period: %s", s)
-		}
-	}
-	var one time.Duration
-	switch strings.TrimSuffix(unit, "s") {
-	case "", "second", "sec":
-		if unit == "" {
-			return 0, fmt.Errorf("a period needs a unit: %s", s)
-		}
-		one = time.Second
-	case "m", "min", "minute":
-		one = time.Minute
-	case "h", "hour":
-		one = time.Hour
-	case "d", "day":
-		one = 24 * time.Hour
-	default:
-		return 0, fmt.Errorf("not a period: %s", s)
-	}
-	if n < 1 || n > int(maxPeriod/one) {
-		return 0, fmt.Errorf("not within 1s and 31d: %s", s)
-	}
-	return time.Duration(n) * one, nil
-}
-
-// parseNetwork reads an address or a network.
-func parseNetwork(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(addr.WithZone(""), addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("not a network: %s", s)
-	}
-	return p.Masked(), nil
-}
-
 // exempt tells whether no rule concerns a user or a source.
 func (r *rules) exempt(user string, source netip.Addr) bool {
-	return user != "" && slices.Contains(r.users, user) ||
-		slices.ContainsFunc(r.networks, func(p netip.Prefix) bool { return p.Contains(source) })
+	return user != "" && slices.Contains(r.users, user) || r.networks.Contain(source)
 }
