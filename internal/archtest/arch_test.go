@@ -113,7 +113,7 @@ func layer(name string) int {
 	case name == "internal/smtp", isAny(name, "internal/envelope", "internal/header", "internal/sevenbit", "internal/report", "internal/policy"):
 		return words
 	case isAny(name, "internal/smtp/server", "internal/smtp/client", "internal/imsg", "internal/vfs", "internal/dns", "internal/keep",
-		"internal/dsn", "internal/maillog", "internal/stats", "internal/srs", "internal/proxyproto", "internal/tlsconf",
+		"internal/dsn", "internal/maillog", "internal/rulefile", "internal/stats", "internal/srs", "internal/proxyproto", "internal/tlsconf",
 		"platform", "filter", "table"):
 		return mechanism
 	}
@@ -204,6 +204,7 @@ func owners() map[string][]string {
 		"github.com/emersion/go-maildir": {"mda/maildir"},
 		"github.com/emersion/go-msgauth": {"cmd/filter-dkimsign", "cmd/filter-auth"},
 		"github.com/kardianos/service":   {"cmd/opensmtpd"},
+		"golang.org/x/net":               {"cmd/filter-auth", "cmd/filter-dnsbl"}, // public suffixes
 		"golang.org/x/sys":               {"platform", "internal/imsg"},
 	}
 }
