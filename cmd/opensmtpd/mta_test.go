@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(tableVariable); path != "" {
 		tableProgramMain(path)
 	}
+	if says := os.Getenv(filterVariable); says != "" {
+		os.Exit(runTestFilter(says))
+	}
 	if os.Getenv(runVariable) != "" {
 		os.Exit(run(os.Args))
 	}

@@ -101,7 +101,7 @@ func startRole(ctx context.Context, env proc.Env, net network, files []*os.File)
 		if err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: resolver, Checker: checker}
+		parts := lookup.Parts{Open: openTable, Users: system.New(env.Host, nil), Resolver: names{resolver}, Checker: checker}
 		build = func(p *proc.Process) proc.Role {
 			policies := mtasts.New(mtasts.Config{DNS: resolver, Fetcher: net.fetcher(resolver), Store: lookup.Records(p, proto.KeptPolicies)})
 			p.Go(func(ctx context.Context) {

@@ -186,6 +186,7 @@ func (s *service) run(c *config.Config) error {
 	p := parent.New(parent.Options{
 		Host: s.host, Paths: paths, Log: s.log, Spawner: s.spawner(), OneProcess: !s.root,
 		Load: s.reload, Forward: forwardfile.Read, SMTPUser: s.id.smtp, Version: version, Passed: passed,
+		Group: groupID,
 	}, cfg, verbose)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -281,6 +282,18 @@ func (s *service) signals(ctx context.Context, p *parent.Parent) {
 			}
 		}
 	}()
+}
+
+// groupID looks a group up, by its name or number.
+func groupID(name string) (int, error) {
+	if gid, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(gid), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // identities finds the users that the processes run as.

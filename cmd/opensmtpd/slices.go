@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,6 +101,11 @@ func lookupSlice(c *config.Config, paths platform.Paths, id identity) proto.Look
 		l.DomainLimits[i].Limits.Domain = d.Domain
 	}
 	regex := map[string]bool{}
+	for _, f := range c.Filters {
+		if f.Builtin != nil && f.Builtin.Regex {
+			regex[f.Builtin.Table] = true
+		}
+	}
 	for _, r := range c.Rules {
 		for _, cond := range r.Conditions {
 			if cond.How == policy.RegexIn {
@@ -161,6 +167,8 @@ func dispatcherSlice(f *flags, c *config.Config, paths platform.Paths, id identi
 			Local: true, Filter: c.Socket.Filter, MaskSource: c.Socket.MaskSource, NoDSN: c.Socket.NoDSN, Tag: c.Socket.Tag,
 		},
 	}
+	d.Socket.Address = "unix:" + filepath.Join(paths.Run, parent.ControlSocket)
+	filterSlice(c, out)
 	for _, p := range f.pause {
 		d.Paused = d.Paused || p == "smtp"
 	}

@@ -69,6 +69,7 @@ func commands() []command {
 		{"schedule TARGET", "try to deliver now", manage("schedule", "scheduled")},
 		{"schedule all", "", manage("schedule", "scheduled")},
 		{"show envelope EVPID", "print an envelope", showEnvelope},
+		{"show filters", "tell how filter processes are doing", showFilters},
 		{"show hosts", "list remote addresses", showRelaying("hosts")},
 		{"show hoststats", "list the last word of each domain", showRelaying("hoststats")},
 		{"show message TARGET", "print a message", showMessage},

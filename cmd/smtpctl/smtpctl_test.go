@@ -165,6 +165,8 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 		{"show relays", "dispatcher.relay-list{What:relays JSON:false From:0}|dispatcher.relay-list{What:relays JSON:false From:1}", "one\ntwo\n"},
 		{"show mta paused", "dispatcher.relay-list{What:paused JSON:false From:0}|dispatcher.relay-list{What:paused JSON:false From:1}", "one\ntwo\n"},
 		{"show hosts -j", "dispatcher.relay-list{What:hosts JSON:true From:0}|dispatcher.relay-list{What:hosts JSON:true From:1}", "one\ntwo\n"},
+		{"show filters", "dispatcher.list-filters{}", "spam ready since 1m0s, pid 7, restarts 2, sessions 3, asked 10, failed 1, nonsense 0, mean 150µs, slowest 2ms\n" +
+			"    last failure: it closed its output\n"},
 		{"show message deadbeef", "queue.show{ID:deadbeef00000000 Body:true}", "version: 4\n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -184,6 +186,12 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 					return proto.RelayListReply{Lines: []string{"one"}, Next: 1}, nil
 				}
 				return proto.RelayListReply{Lines: []string{"two"}}, nil
+			})
+			answer(d, proto.ListFilters, func(proto.Empty) (proto.ListFiltersReply, error) {
+				return proto.ListFiltersReply{Filters: []proto.FilterStatus{{
+					Name: "spam", State: "ready", PID: 7, Since: time.Minute, Restarts: 2, Sessions: 3, Asked: 10, Failed: 1,
+					Mean: 150 * time.Microsecond, Slowest: 2 * time.Millisecond, LastError: "it closed its output",
+				}}}, nil
 			})
 			answer(d, proto.Show, func(proto.ShowRequest) (proto.ShowReply, error) {
 				return proto.ShowReply{Text: []byte("version: 4\n")}, nil
@@ -206,7 +214,7 @@ func TestWhatCannotBeUnderstoodIsAnsweredWithPossibilities(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ args, stderr string }{
 		{"frobnicate", "\tdiscover\n"},
-		{"show", "possibilities are:\n\tenvelope\n\thosts\n\thoststats\n\tmessage\n\tmta\n\tqueue\n\trelays\n\troutes\n\tstats\n\tstatus\n\ttlsrpt\n"},
+		{"show", "possibilities are:\n\tenvelope\n\tfilters\n\thosts\n\thoststats\n\tmessage\n\tmta\n\tqueue\n\trelays\n\troutes\n\tstats\n\tstatus\n\ttlsrpt\n"},
 		{"show st", "\tstatus\n"},
 		{"r", "\tremove\n"},
 		{"remove xyz", "possibilities are:\n\t<evpid|msgid>\n\tall\n"},

@@ -132,6 +132,19 @@ func (w *Writer) Send(lines []byte) error {
 	return w.err
 }
 
+// Later is Send for lines that nobody waits for: they go out with what is sent next,
+// or with Send(nil).
+func (w *Writer) Later(lines []byte) error {
+	w.mu.Lock()
+	if w.err == nil && len(w.pending) <= w.limit {
+		w.pending = append(w.pending, lines...)
+		w.mu.Unlock()
+		return nil
+	}
+	w.mu.Unlock()
+	return w.Send(lines)
+}
+
 // Pending returns how many bytes wait behind the write that is under way.
 func (w *Writer) Pending() int {
 	w.mu.Lock()

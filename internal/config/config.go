@@ -185,6 +185,16 @@ type Filter struct {
 	Proc    string   // name of a Proc, for process filters
 	Chain   []string // for chains
 	Builtin *BuiltinFilter
+	Options FilterOptions // for process filters
+}
+
+// FilterOptions say how a process filter is treated.
+type FilterOptions struct {
+	Bypass      bool                     // sessions go on without it while it fails; otherwise they get 451
+	Secrets     bool                     // it is shown what clients authenticate with
+	RewriteEnds bool                     // when it rewrites, no later filter is asked
+	Timeout     time.Duration            // for an answer; 0: the default
+	Timeouts    map[string]time.Duration // by phase, instead of Timeout
 }
 
 // BuiltinFilter is "phase PHASE match CONDITION ACTION".

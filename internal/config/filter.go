@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // filter reads a declaration of a filter.
@@ -20,9 +21,10 @@ func (p *parser) filter(kw token) {
 			p.errorf(t.pos, "unknown proc %q: declare it above with \"proc %s COMMAND\"", cut(f.Proc), quote(cut(f.Proc)))
 			p.broken["filter "+f.Name] = true
 		}
+		p.filterOptions(f, nil)
 	case p.accept("proc-exec"):
 		pr := &Proc{Pos: kw.pos, Name: f.Name, Command: p.str("a command in quotes")}
-		p.procOptions(pr)
+		p.filterOptions(f, pr)
 		if f.Proc = f.Name; p.filters[f.Name] == nil && !p.addProc(at, pr) {
 			p.broken["filter "+f.Name] = true
 		}
@@ -43,6 +45,66 @@ func (p *parser) filter(kw token) {
 		p.filters[f.Name] = f
 		p.cfg.Filters = append(p.cfg.Filters, f)
 	}
+}
+
+// answerPhases are those in which a process answers.
+var answerPhases = []string{"connect", "helo", "ehlo", "starttls", "auth", "mail-from", "rcpt-to", "data", "data-line",
+	"rset", "quit", "noop", "commit"}
+
+// filterOptions reads the options of a process filter and, for a process declared
+// with it, those of the process.
+func (p *parser) filterOptions(f *Filter, pr *Proc) {
+	o := &f.Options
+	failure := false
+	for !p.atEnd() && !p.failed {
+		t := p.peek()
+		twice := func(again bool) {
+			if again {
+				p.errorf(t.pos, "%s already specified for this filter", t.text)
+			}
+		}
+		switch {
+		case pr != nil && p.procOption(pr):
+		case p.acceptBare("auth-secrets"):
+			twice(o.Secrets)
+			o.Secrets = true
+		case p.acceptBare("rewrite-ends"):
+			twice(o.RewriteEnds)
+			o.RewriteEnds = true
+		case p.acceptBare("on-failure"):
+			twice(failure)
+			failure = true
+			if o.Bypass = p.accept("bypass"); !o.Bypass && !p.acceptBare("tempfail") {
+				p.syntaxError("expected tempfail or bypass")
+			}
+		case p.acceptBare("timeout"):
+			p.filterTimeout(o)
+		case pr != nil:
+			p.syntaxError("expected auth-secrets, chroot, group, on-failure, rewrite-ends, timeout or user")
+		default:
+			p.syntaxError("expected auth-secrets, on-failure, rewrite-ends or timeout")
+		}
+	}
+}
+
+// filterTimeout reads "[PHASE] DELAY".
+func (p *parser) filterTimeout(o *FilterOptions) {
+	t := p.peek()
+	if t.quoted || t.kind != tokWord && t.kind != tokString || !slices.Contains(answerPhases, t.text) {
+		if o.Timeout != 0 {
+			p.errorf(t.pos, "timeout already specified for this filter")
+		}
+		o.Timeout = p.delay("timeout %q is invalid")
+		return
+	}
+	p.take()
+	if _, again := o.Timeouts[t.text]; again {
+		p.errorf(t.pos, "timeout of %s already specified for this filter", t.text)
+	}
+	if o.Timeouts == nil {
+		o.Timeouts = make(map[string]time.Duration)
+	}
+	o.Timeouts[t.text] = p.delay("timeout %q is invalid")
 }
 
 // filterUse takes a filter for a listener or an action: a name, or a chain in

@@ -339,9 +339,22 @@ func (p *printer) filters() {
 		case f.Chain != nil:
 			p.line(f.Pos, "filter", quote(f.Name), "chain", chainText(f))
 		default:
-			p.line(f.Pos, "filter", quote(f.Name), "proc", quote(f.Proc))
+			p.line(f.Pos, "filter", quote(f.Name), "proc", quote(f.Proc), p.filterOptions(&f.Options))
 		}
 	}
+}
+
+func (p *printer) filterOptions(o *FilterOptions) string {
+	w := []string{when(o.Bypass, "on-failure bypass"), when(o.Secrets, "auth-secrets"), when(o.RewriteEnds, "rewrite-ends")}
+	if o.Timeout != 0 {
+		w = append(w, "timeout "+formatDelay(o.Timeout))
+	}
+	for _, phase := range answerPhases {
+		if d := o.Timeouts[phase]; d != 0 {
+			w = append(w, "timeout "+phase+" "+formatDelay(d))
+		}
+	}
+	return words(w...)
 }
 
 func (p *printer) builtin(b *BuiltinFilter) string {

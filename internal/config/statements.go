@@ -268,32 +268,39 @@ func (p *parser) proc(kw token) {
 
 // procOptions reads user, group and chroot of a process.
 func (p *parser) procOptions(pr *Proc) {
-	for !p.atEnd() {
-		t := p.peek()
-		var field *string
-		switch {
-		case t.word("user"):
-			field = &pr.User
-		case t.word("group"):
-			field = &pr.Group
-		case t.word("chroot"):
-			field = &pr.Chroot
-		default:
+	for !p.atEnd() && !p.failed {
+		if !p.procOption(pr) {
 			p.syntaxError("expected user, group or chroot")
-			return
-		}
-		p.take()
-		value := p.str("a value of " + t.text)
-		switch {
-		case p.failed:
-		case *field != "":
-			p.errorf(t.pos, "%s already specified for this proc", t.text)
-		case value == "":
-			p.errorf(t.pos, "%s of a proc may not be empty", t.text)
-		default:
-			*field = value
 		}
 	}
+}
+
+// procOption reads one option of a process, if the next word is one.
+func (p *parser) procOption(pr *Proc) bool {
+	t := p.peek()
+	var field *string
+	switch {
+	case t.word("user"):
+		field = &pr.User
+	case t.word("group"):
+		field = &pr.Group
+	case t.word("chroot"):
+		field = &pr.Chroot
+	default:
+		return false
+	}
+	p.take()
+	value := p.str("a value of " + t.text)
+	switch {
+	case p.failed:
+	case *field != "":
+		p.errorf(t.pos, "%s already specified for this proc", t.text)
+	case value == "":
+		p.errorf(t.pos, "%s of a proc may not be empty", t.text)
+	default:
+		*field = value
+	}
+	return true
 }
 
 // addProc declares a process. It reports whether that was possible.

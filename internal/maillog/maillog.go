@@ -129,6 +129,11 @@ func (f *fields) event(ev report.Event) bool {
 		f.session(e.Session, "smtp", "")
 		f.word("event", "proxy")
 		f.word("address", e.Address)
+	case report.FilterRemark:
+		f.session(e.Session, "smtp", "filter-report")
+		f.word("filter", e.Filter)
+		f.word("kind", e.Kind)
+		f.quoted("message", e.Text)
 	case report.Refused:
 		f.session(0, "smtp", "refused")
 		f.word("address", e.Address)

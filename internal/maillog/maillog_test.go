@@ -49,6 +49,7 @@ func events() []report.Event {
 		report.BadInput{Session: sid, Result: "500 5.0.0 Line too long"},
 		report.Disconnected{Session: sid, Reason: "quit"},
 		report.Disconnected{Session: sid, Reason: "io-error: connection reset by peer"},
+		report.FilterRemark{Session: sid, Kind: "proc", Filter: "spam", Text: "score 7.5\n\"quoted\""},
 		report.Refused{Address: "192.0.2.1", Reason: "too many connections"},
 		report.RelayConnecting{Session: sid, Address: "smtp+tls://192.0.2.2:25", Host: "mx.b.example"},
 		report.RelayConnecting{Session: sid, Address: "smtp://192.0.2.2:25"},

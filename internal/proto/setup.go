@@ -110,6 +110,9 @@ type DispatcherConfig struct {
 	NormalizeBare   bool
 	MaxDeferred     int  // envelopes remembered for each domain that cannot be reached
 	Paused          bool // start without accepting
+	ADMD            string
+	FilterProcs     []FilterProc
+	Filters         []Filter
 	Verbose         VerboseRequest
 }
 

@@ -34,8 +34,9 @@ type NetDialer struct {
 	// Connect makes the connection; nil: from Target.Source by TCP.
 	Connect func(ctx context.Context, t *Target) (net.Conn, error)
 
-	// Trace follows a session, for filters and the operator; nil: nobody does.
-	Trace func(t *Target) client.Trace
+	// Filter makes the filter part of a session, when the connection is there, for a
+	// target that has filters. Its error is temporary.
+	Filter func(ctx context.Context, t *Target, local, remote netip.AddrPort) (Filter, error)
 
 	Events   report.Sink // may be nil
 	Timeouts client.Timeouts
@@ -55,12 +56,19 @@ func (d *NetDialer) Dial(ctx context.Context, t *Target) (Session, error) {
 	if err != nil {
 		return nil, connectError(err)
 	}
-	s := &netSession{c: client.New(conn, cfg)}
-	if a, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
-		s.local = a.Addr().Unmap()
+	s := &netSession{}
+	local := addrPort(conn.LocalAddr().String())
+	s.local = local.Addr()
+	if t.Filter != "" && d.Filter != nil {
+		if s.filter, err = d.Filter(ctx, t, local, addrPort(conn.RemoteAddr().String())); err != nil {
+			_ = conn.Close() // nothing was said
+			return nil, &DialError{Stage: Connect, Text: "Filters are not available", Err: err}
+		}
+		cfg.Trace = s.filter
 	}
+	s.c = client.New(conn, cfg)
 	if err := s.c.Open(ctx); err != nil {
-		_ = s.c.Quit(ctx) // a word of goodbye where that can be said; closes
+		_ = s.Quit(ctx) // a word of goodbye where that can be said; closes
 		return nil, dialError(err)
 	}
 	if state := s.c.TLS(); state != nil && t.TLS.Testing && d.Doubt != nil {
@@ -95,9 +103,6 @@ func connectError(err error) *DialError {
 func (d *NetDialer) config(t *Target) (client.Config, error) {
 	cfg := client.Config{
 		Name: t.HELO, LMTP: t.LMTP, MaxRcptFailures: t.MaxFailures, Timeouts: d.Timeouts, ID: t.Session, Events: d.Events,
-	}
-	if d.Trace != nil {
-		cfg.Trace = d.Trace(t)
 	}
 	if a := t.Auth; a != nil {
 		cfg.Credentials = &client.Credentials{User: a.User, Password: a.Password, Bearer: a.Mechanism == XOAUTH2}
@@ -164,9 +169,10 @@ func stageOf(s client.Stage) Stage {
 
 // netSession is a Session over a connection.
 type netSession struct {
-	c     *client.Session
-	local netip.Addr
-	doubt error // of a policy under test
+	c      *client.Session
+	local  netip.Addr
+	doubt  error  // of a policy under test
+	filter Filter // nil: none
 }
 
 // Caps implements Session.
@@ -180,6 +186,13 @@ func (s *netSession) Caps() Caps {
 
 // Send implements Session.
 func (s *netSession) Send(ctx context.Context, t *Transaction) ([]Answer, error) {
+	if s.filter != nil {
+		return s.filtered(ctx, t)
+	}
+	return s.send(ctx, t)
+}
+
+func (s *netSession) send(ctx context.Context, t *Transaction) ([]Answer, error) {
 	first := t.Rcpts[0]
 	ct := client.Transaction{
 		Sender: t.Sender, Rcpts: make([]client.Recipient, len(t.Rcpts)), Body: io.NewSectionReader(t.Body, 0, t.Body.Size()), Size: t.Body.Size(),
@@ -220,7 +233,13 @@ func answer(r client.Result) Answer {
 func (s *netSession) Usable() bool { return s.c.Usable() }
 
 // Quit implements Session.
-func (s *netSession) Quit(ctx context.Context) error { return s.c.Quit(ctx) }
+func (s *netSession) Quit(ctx context.Context) error {
+	err := s.c.Quit(ctx)
+	if s.filter != nil {
+		s.filter.Close()
+	}
+	return err
+}
 
 // Done implements Session: whether the host is still there is seen when it is asked.
 func (s *netSession) Done() <-chan struct{} { return nil }

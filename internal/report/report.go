@@ -110,6 +110,14 @@ const (
 	LoopDetected = "Loop detected"
 )
 
+// FilterRemark: a filter had something to say about a session.
+type FilterRemark struct {
+	Session Session
+	Kind    string // builtin or proc
+	Filter  string
+	Text    string
+}
+
 // Refused: a connection was turned away before its session began.
 type Refused struct {
 	Address string // of the peer, as in Connected
@@ -146,6 +154,7 @@ func (FailedCommand) event()  {}
 func (BadInput) event()       {}
 func (Disconnected) event()   {}
 func (Proxied) event()        {}
+func (FilterRemark) event()   {}
 func (Refused) event()        {}
 func (Delivery) event()       {}
 func (QueueEnd) event()       {}

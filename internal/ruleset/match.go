@@ -57,6 +57,15 @@ func Match(ctx context.Context, rules []*policy.Rule, tables Tables, f *policy.F
 	return nil, nil
 }
 
+// Holds decides one condition, outside of a rule. The error is that of its table.
+func Holds(ctx context.Context, c *policy.Condition, tables Tables, f *policy.Facts) (bool, error) {
+	ok, err := matchCondition(ctx, c, tables, &keys{facts: f})
+	if err != nil {
+		return false, fmt.Errorf("table %s: %w", c.Table, err)
+	}
+	return ok, nil
+}
+
 func matchRule(ctx context.Context, r *policy.Rule, tables Tables, k *keys) (bool, error) {
 	for i := range r.Conditions {
 		c := &r.Conditions[i]

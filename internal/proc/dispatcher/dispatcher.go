@@ -32,7 +32,8 @@ type Dispatcher struct {
 	stats  stats.Set
 	server *server.Server
 
-	relay *relaying
+	relay   *relaying
+	filters *filters
 
 	names   names
 	current atomic.Pointer[generation]
@@ -48,6 +49,7 @@ type Dispatcher struct {
 func New(p *proc.Process) *Dispatcher {
 	d := &Dispatcher{p: p, names: names{known: map[netip.Addr]knownName{}}, local: map[int]int{}}
 	d.events = report.Sinks{maillog.New(p.Log, p.Log.Format()), &d.stats}
+	d.filters = &filters{d: d, running: map[string]*filterProcess{}}
 	d.relay = newRelaying(d)
 	return d
 }
@@ -66,6 +68,7 @@ func (d *Dispatcher) Mux(peer proto.Role) *imsg.Mux {
 		proto.HoldSMTP.Handle(mux, proc.Handler(d.hold))
 		proto.Stats.Handle(mux, proc.Handler(d.snapshot))
 		d.relay.administer(mux)
+		proto.ListFilters.Handle(mux, proc.Handler(d.filters.list))
 	}
 	return mux
 }
@@ -101,6 +104,7 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	}
 	reply, err := d.p.Confine(c.Confine)
 	if err != nil {
+		g.filtering.close()
 		return reply, err
 	}
 	d.p.Log.SetVerbose(c.Verbose)
@@ -251,5 +255,6 @@ func (d *Dispatcher) snapshot(context.Context, proto.Empty) (proto.StatsReply, e
 	for name, v := range d.stats.Snapshot() {
 		r.Counters = append(r.Counters, proto.Counter{Name: name, Value: v})
 	}
+	d.filters.count(&r)
 	return r, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
@@ -25,6 +26,8 @@ type generation struct {
 	socket  *server.Config // sessions of the local socket
 	keys    *keyring
 	sockets []*listener
+
+	filtering *filtering
 
 	sessions atomic.Int64
 	retired  atomic.Bool
@@ -48,6 +51,9 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 			for _, f := range files {
 				f.Close()
 			}
+			if g.filtering != nil {
+				g.filtering.close()
+			}
 		}
 	}()
 	if len(files) != len(c.Listeners) {
@@ -58,6 +64,9 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 		return nil, err
 	}
 	g.keys = keys
+	if g.filtering, err = g.newFiltering(c); err != nil {
+		return nil, err
+	}
 	for i := range c.Listeners {
 		cfg, err := g.sessionConfig(c, &c.Listeners[i], keys)
 		if err != nil {
@@ -108,9 +117,13 @@ func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener,
 		cfg.NameFor = g.hostName(l.Hostnames)
 	}
 	options := *l
+	var err error
+	if cfg.Filter, err = g.sessionFilter(&options); err != nil {
+		return nil, err
+	}
 	cfg.Backend = func(s *server.Session) server.Backend {
 		g.sessions.Add(1)
-		return &session{g: g, s: s, l: &options, filterless: l.Filter == ""}
+		return &session{g: g, s: s, l: &options}
 	}
 	cfg.Ended = func(*server.Session) { g.sessionEnded() }
 	cfg.MaxAuthFailures = c.MaxAuthFailures
@@ -167,7 +180,10 @@ func (g *generation) release() {
 	if !g.retired.Load() || g.sessions.Load() > 0 {
 		return
 	}
-	g.released.Do(func() { g.releaseNumber(g.number) })
+	g.released.Do(func() {
+		g.filtering.close()
+		g.releaseNumber(g.number)
+	})
 }
 
 // maxSkipped bounds the configurations released that were never in force.
@@ -188,16 +204,20 @@ func (g *generation) releaseNumber(n uint32) {
 
 // reverseName asks lookup for a client's name. A name that does not lead back to
 // the client is shown all the same, as the original does.
-func (g *generation) reverseName(ctx context.Context, client netip.Addr) string {
-	if name, ok := g.d.names.get(client); ok {
-		return name
+func (g *generation) reverseName(ctx context.Context, client netip.Addr) (string, wire.Result) {
+	if known, ok := g.d.names.get(client); ok {
+		return known.name, known.fcrdns
 	}
 	r, err := proc.Ask(ctx, g.d.p.Links, proto.Lookup, proto.ReverseName, proto.ReverseRequest{Address: client})
 	if err != nil {
-		return r.Name
+		return r.Name, wire.Error
 	}
-	g.d.names.put(client, r.Name)
-	return r.Name
+	fcrdns := wire.Fail
+	if r.Confirmed {
+		fcrdns = wire.Pass
+	}
+	g.d.names.put(client, r.Name, fcrdns)
+	return r.Name, fcrdns
 }
 
 // Clients that come again soon are named without asking again.
@@ -214,23 +234,24 @@ type names struct {
 
 type knownName struct {
 	name    string
+	fcrdns  wire.Result
 	expires time.Time
 }
 
-func (n *names) get(a netip.Addr) (string, bool) {
+func (n *names) get(a netip.Addr) (knownName, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	k, ok := n.known[a]
-	return k.name, ok && time.Now().Before(k.expires)
+	return k, ok && time.Now().Before(k.expires)
 }
 
-func (n *names) put(a netip.Addr, name string) {
+func (n *names) put(a netip.Addr, name string, fcrdns wire.Result) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.known) >= maxNames {
 		clear(n.known)
 	}
-	n.known[a] = knownName{name, time.Now().Add(nameLifetime)}
+	n.known[a] = knownName{name, fcrdns, time.Now().Add(nameLifetime)}
 }
 
 func (g *generation) hostName(table string) func(context.Context, netip.Addr) string {

@@ -41,7 +41,7 @@ func newRelaying(d *Dispatcher) *relaying {
 		d: d, wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		replies: map[*relay.Attempt]chan proto.RelayReply{}, sessions: newSessions(),
 	}
-	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Doubt: d.doubt, Events: d.events}, bodies{d}, r, d.events)
+	r.engine = relay.New(relay.Options{}, router{d}, &relay.NetDialer{TLS: d.clientTLS, Doubt: d.doubt, Filter: d.relayFilter, Events: d.events}, bodies{d}, r, d.events)
 	return r
 }
 

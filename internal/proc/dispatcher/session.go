@@ -11,17 +11,15 @@ import (
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
-	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/smtp/server"
 )
 
 // session answers the questions of one SMTP session by asking lookup and queue.
 type session struct {
-	g          *generation
-	s          *server.Session
-	l          *proto.Listener
-	filterless bool
-	queue      *imsg.Conn // the link that the open transaction belongs to
+	g     *generation
+	s     *server.Session
+	l     *proto.Listener
+	queue *imsg.Conn // the link that the open transaction belongs to
 }
 
 // refusal turns an answer that another process sent into the reply it stands for.
@@ -43,10 +41,6 @@ func (b *session) Authenticate(ctx context.Context, user, password string) error
 
 // Mail implements server.Backend.
 func (b *session) Mail(ctx context.Context, t *server.Transaction) error {
-	if !b.filterless {
-		return &smtp.Error{Code: 451, Enhanced: smtp.EnhancedCode{4, 3, 5}, Text: "Filters are not available yet",
-			Err: fmt.Errorf("listener %s has filter %q", b.l.Address, b.l.Filter)}
-	}
 	if b.s.Authenticated && !b.s.Local && b.l.Senders != "" {
 		_, err := proc.Ask(ctx, b.g.d.p.Links, proto.Lookup, proto.CheckSender, proto.CheckSenderRequest{
 			Generation: b.g.number, Table: b.l.Senders, User: b.s.Username, Sender: t.Sender,
@@ -95,9 +89,7 @@ func (b *session) rcpt(ctx context.Context, t *server.Transaction, r *server.Rec
 	if err != nil {
 		return refusal(err)
 	}
-	if n := len(reply.IDs); n > 0 {
-		r.Envelope = reply.IDs[n-1]
-	}
+	r.Envelopes = reply.IDs
 	return nil
 }
 
@@ -110,13 +102,11 @@ func (b *session) Spill(ctx context.Context, t *server.Transaction) (io.WriteClo
 	if err != nil {
 		return nil, refusal(err)
 	}
-	if len(files) != 1 {
-		for _, f := range files {
-			f.Close()
-		}
-		return nil, fmt.Errorf("spill: %d descriptors, want 1", len(files))
+	f, err := only(files)
+	if err != nil {
+		return nil, fmt.Errorf("spill: %w", err)
 	}
-	return files[0], nil
+	return f, nil
 }
 
 // Commit implements server.Backend.

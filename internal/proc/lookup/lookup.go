@@ -30,6 +30,10 @@ type Resolver interface {
 	TXT(ctx context.Context, name string) (*dns.Answer, error)
 	// ReverseName returns the name of an address and whether it leads back to it.
 	ReverseName(ctx context.Context, a netip.Addr) (name string, confirmed bool, err error)
+	// Values answers a filter's question: the names of an address ("addr"), the addresses
+	// ("host"), texts ("txt") or mail hosts ("mx") of a name. found is false when it is
+	// proven that there is none.
+	Values(ctx context.Context, what, name string) (values []string, found bool, err error)
 }
 
 // Parts are what the wiring chooses for the role.
@@ -105,6 +109,8 @@ func (l *Lookup) Mux(peer proto.Role) *imsg.Mux {
 		proto.HasAddress.Handle(mux, proc.Handler(l.hasAddress))
 		proto.Route.Handle(mux, proc.Handler(l.route))
 		proto.CountTLS.Handle(mux, proc.Handler(l.countTLS))
+		proto.MatchFilter.Handle(mux, proc.Handler(l.matchFilter))
+		proto.ResolveFilter.Handle(mux, proc.Handler(l.resolveFilter))
 		proto.ReleaseGeneration.Handle(mux, proc.Handler(l.release))
 	case proto.Queue:
 		proto.Expand.Handle(mux, proc.Handler(l.expand))

@@ -34,6 +34,7 @@ type Config struct {
 	TablePrograms map[string]Program        // table name → program that answers it
 	Actions       map[string]*policy.Action // by name, for delivery workers
 	Delimiter     string                    // between user and subaddress
+	Filters       map[string]FilterProgram  // by id
 }
 
 // Listen is an address to bind and how its sessions behave. Interface sockets may
@@ -52,7 +53,8 @@ type Options struct {
 	OneProcess bool
 	Load       func() (*Config, error) // reads the configuration file again
 	Forward    ReadForward
-	SMTPUser   platform.User // runs commands out of aliases
+	SMTPUser   platform.User // runs commands out of aliases, and filters
+	Group      func(name string) (gid int, err error)
 	Version    string
 
 	// Passed are the sockets that the service manager has bound. The parent closes them.
@@ -84,6 +86,10 @@ type Parent struct {
 	programs   map[uint32]*runningProgram // of tables, by the number that lookup was told
 
 	lastProgram uint32
+
+	filters map[string]*filterLife // by id
+
+	filterStarts sync.Mutex // held while a filter is started
 
 	wg sync.WaitGroup
 }
@@ -118,6 +124,7 @@ func New(o Options, c *Config, v proto.VerboseRequest) *Parent {
 		stopped: make(chan struct{}), members: map[proto.Role]*member{},
 		listeners: map[string]*net.TCPListener{}, workers: map[*worker]struct{}{},
 		programs: map[uint32]*runningProgram{},
+		filters:  map[string]*filterLife{},
 	}
 }
 
@@ -144,6 +151,7 @@ func (p *Parent) Run(ctx context.Context, ready func()) error {
 		if err := p.launch(ctx, role); err != nil {
 			stopped := p.ending()
 			cancel()
+			p.endFilters()
 			p.endAll()
 			p.waitAll()
 			if stopped {
@@ -159,6 +167,7 @@ func (p *Parent) Run(ctx context.Context, ready func()) error {
 	p.wg.Go(func() { p.watchdog(ctx) })
 	<-ctx.Done()
 	p.shutdown()
+	p.endFilters()
 	p.endAll()
 	p.waitAll()
 	return nil

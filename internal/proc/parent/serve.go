@@ -28,6 +28,9 @@ func (p *Parent) mux(role proto.Role) *imsg.Mux {
 		proto.SystemUser.Handle(mux, proc.Handler(p.systemUser))
 	case proto.Queue:
 		proto.StartWorker.Handle(mux, p.startWorker)
+	case proto.Dispatcher:
+		proto.StartFilter.Handle(mux, p.startFilter)
+		proto.StopFilter.Handle(mux, proc.Handler(p.stopFilter))
 	case proto.Control:
 		proto.Reload.Handle(mux, proc.Handler(func(ctx context.Context, _ proto.Empty) (proto.ReloadReply, error) {
 			if err := p.Reload(ctx); err != nil {

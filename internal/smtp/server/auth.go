@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
@@ -20,9 +21,8 @@ var errOtherIdentity = errors.New("asks to act for another identity")
 
 // auth answers AUTH with PLAIN (RFC 4616) and LOGIN (RFC 4954).
 func (s *session) auth(ctx context.Context, arg string) {
-	mechanism, initial, hasInitial := strings.Cut(arg, " ")
-	mechanism, initial = strings.ToUpper(mechanism), strings.TrimLeft(initial, " ")
-	s.cmd = append(s.cmd[:0], "AUTH "+mechanism+" (...)"...)
+	mechanism, _, _ := strings.Cut(arg, " ")
+	s.cmd = append(s.cmd[:0], "AUTH "+strings.ToUpper(mechanism)+" (...)"...)
 	switch {
 	case s.HELO == "" || s.tx != nil:
 		s.notNow()
@@ -32,9 +32,21 @@ func (s *session) auth(ctx context.Context, arg string) {
 		s.invalid(503, "Command not supported")
 	case arg == "":
 		s.badArgument("No parameters given")
-	case mechanism == "PLAIN":
+	default:
+		if arg, ok := s.decide(ctx, wire.PhaseAuth, arg, arg); ok {
+			s.authBy(ctx, arg)
+		}
+	}
+}
+
+// authBy runs the mechanism that the argument of AUTH names.
+func (s *session) authBy(ctx context.Context, arg string) {
+	mechanism, initial, hasInitial := strings.Cut(arg, " ")
+	mechanism, initial = strings.ToUpper(mechanism), strings.TrimLeft(initial, " ")
+	switch mechanism {
+	case "PLAIN":
 		s.authPlain(ctx, initial, hasInitial)
-	case mechanism == "LOGIN":
+	case "LOGIN":
 		s.authLogin(ctx, initial, hasInitial)
 	default:
 		s.cmd = append(s.cmd[:0], "AUTH "+mechanism...)
@@ -91,6 +103,7 @@ func (s *session) authResponse(initial string, hasInitial bool) (response string
 			return "", false
 		}
 		initial = string(line)
+		s.tellLine(hidden)
 	}
 	switch initial {
 	case "*":
@@ -161,4 +174,6 @@ func (s *session) authFailed(ctx context.Context, user string, cause error) {
 // authenticated reports how an exchange ended.
 func (s *session) authenticated(user, result string) {
 	s.cfg.Events.Report(report.Authentication{Session: s.ID, User: user, Result: result})
+	words := map[string]wire.Result{"ok": wire.Pass, "permfail": wire.Fail, "tempfail": wire.Error}
+	s.tell(wire.LinkAuth{Result: words[result], User: user})
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -25,12 +26,17 @@ func (s *session) data(ctx context.Context, arg string) {
 		s.noRecipient()
 		return
 	}
+	if _, ok := s.decide(ctx, wire.PhaseData, "", ""); !ok {
+		return
+	}
 	if err := s.backend.Data(ctx, s.tx); err != nil {
 		s.refuseErr(err)
+		s.tellData(err)
 		return
 	}
 	s.say(354, smtp.EnhancedCode{}, `Enter mail, end with "." on a line by itself`)
-	m := s.collect(false)
+	s.tellData(nil)
+	m := s.collect(ctx, false)
 	for done := false; !done; {
 		p, err := s.wire.chunk(math.MaxInt64, m.deadline)
 		if err != nil {
@@ -97,10 +103,18 @@ func (s *session) beginChunk(ctx context.Context) (refusal func()) {
 	case len(s.tx.Rcpts) == 0:
 		return s.noRecipient
 	}
+	if s.filter != nil {
+		if v := s.filter.Decide(ctx, wire.PhaseData, ""); v.Refusal != nil {
+			return func() { s.refuseWith(v.Refusal) }
+		} else if v.Junk {
+			s.tx.Junk = true
+		}
+	}
 	if err := s.backend.Data(ctx, s.tx); err != nil {
 		return func() { s.refuseErr(err) }
 	}
-	s.collect(true)
+	s.tellData(nil)
+	s.collect(ctx, true)
 	return nil
 }
 

@@ -118,7 +118,7 @@ func (b *fakeBackend) Rcpt(_ context.Context, t *Transaction, rcpts []Recipient,
 	b.note("rcpt %d", len(rcpts))
 	for i := range rcpts {
 		errs[i] = verdict(rcpts[i].Path)
-		rcpts[i].Envelope = envelope.NewID(t.ID, uint32(len(t.Rcpts)+i+1))
+		rcpts[i].Envelopes = []envelope.ID{envelope.NewID(t.ID, uint32(len(t.Rcpts)+i+1))}
 	}
 }
 

@@ -1,14 +1,16 @@
 package server
 
 import (
+	"context"
 	"fmt"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // hello answers HELO and EHLO. Either may come again and abandons a transaction
 // then (RFC 5321 section 4.1.4).
-func (s *session) hello(c smtp.Command) {
+func (s *session) hello(ctx context.Context, c smtp.Command) {
 	switch {
 	case c.Arg == "":
 		s.invalid(501, c.Verb.String()+" requires domain name")
@@ -17,8 +19,17 @@ func (s *session) hello(c smtp.Command) {
 		s.badArgument("Invalid domain name")
 		return
 	}
+	phase := wire.PhaseHelo
+	if c.Verb == smtp.EHLO {
+		phase = wire.PhaseEhlo
+	}
+	name, ok := s.decide(ctx, phase, c.Arg, c.Arg)
+	if !ok {
+		return
+	}
 	s.reset()
-	s.HELO, s.Extended = c.Arg, c.Verb == smtp.EHLO
+	s.HELO, s.Extended = name, c.Verb == smtp.EHLO
+	s.tell(wire.LinkIdentify{Method: c.Verb.String(), Identity: name})
 	s.say(250, smtp.EnhancedCode{}, s.greeting())
 }
 

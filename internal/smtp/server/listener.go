@@ -123,16 +123,16 @@ func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
 		client, local := endpoints(conn)
 		var proxied bool
 		if o.Proxy {
-			h, err := readProxy(conn, cfg, client, &o)
+			h, err := readProxy(conn, cfg, client.Addr(), &o)
 			if err != nil {
-				cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: fmt.Sprintf("PROXY header: %v", err)})
+				cfg.Events.Report(report.Refused{Address: sourceText(client.Addr()), Reason: fmt.Sprintf("PROXY header: %v", err)})
 				return
 			}
 			if proxied = h.Source.IsValid(); proxied {
-				client, local = h.Source.Addr(), h.Destination.Addr()
+				client, local = h.Source, h.Destination
 			}
 		}
-		network, ok := s.admit(client)
+		network, ok := s.admit(client.Addr())
 		if !ok {
 			s.turnAway(conn, cfg)
 			return
@@ -159,7 +159,7 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, cfg *Config) {
 }
 
 // talk holds the dialogue.
-func (s *Server) talk(ctx context.Context, c *connection, cfg *Config, client, local netip.Addr, proxied bool) {
+func (s *Server) talk(ctx context.Context, c *connection, cfg *Config, client, local netip.AddrPort, proxied bool) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends what waits for the peer
 	defer stop()
 	ss := newSession(c.Conn, cfg, &s.buffers, client, local)
@@ -283,7 +283,7 @@ func (s *Server) turnAway(conn net.Conn, cfg *Config) {
 	}
 	s.mu.Unlock()
 	client, _ := endpoints(conn)
-	cfg.Events.Report(report.Refused{Address: sourceText(client), Reason: reason})
+	cfg.Events.Report(report.Refused{Address: sourceText(client.Addr()), Reason: reason})
 	if cfg.TLSMode != ImmediateTLS && conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
 		_, _ = conn.Write([]byte(reply)) // a courtesy
 	}
@@ -307,14 +307,14 @@ func readProxy(conn net.Conn, cfg *Config, peer netip.Addr, o *Options) (proxypr
 }
 
 // endpoints returns the addresses of a TCP connection, invalid ones for another.
-func endpoints(conn net.Conn) (client, local netip.Addr) {
+func endpoints(conn net.Conn) (client, local netip.AddrPort) {
 	return address(conn.RemoteAddr()), address(conn.LocalAddr())
 }
 
 // address returns the address of a TCP endpoint.
-func address(a net.Addr) netip.Addr {
+func address(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort().Addr()
+		return t.AddrPort()
 	}
-	return netip.Addr{}
+	return netip.AddrPort{}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -27,6 +28,18 @@ func (s *session) mail(ctx context.Context, arg string) {
 		s.refuseErr(err)
 		return
 	}
+	rewritten, ok := s.decide(ctx, wire.PhaseMailFrom, t.Sender.String(), arg)
+	if !ok {
+		s.junkNext = false
+		return
+	}
+	if rewritten != arg {
+		if t, err = s.parseMail(withParams(rewritten, arg)); err != nil {
+			s.refuseErr(err)
+			return
+		}
+	}
+	t.Junk, s.junkNext = s.junkAll || s.junkNext, false
 	if err := s.backend.Mail(ctx, t); err != nil {
 		s.refuseErr(err)
 		return
@@ -34,6 +47,7 @@ func (s *session) mail(ctx context.Context, arg string) {
 	s.tx = t
 	s.mails++
 	s.say(250, smtp.EnhancedCode{2, 0, 0}, "Ok")
+	s.tellTransaction()
 }
 
 // parseMail makes a transaction of the argument of MAIL. The error is an

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/header"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -59,6 +60,9 @@ type message struct {
 	header  header.Editor
 	body    *[]byte // what is not in file
 	scratch *[]byte // text on its way to the header editor
+	edited  *[]byte // … and from there to filters
+	through Text    // filters that the text passes through; nil: none
+	stored  int64   // bytes that they gave out
 	size    int64   // of the text, LF line ends
 	spilled int64   // bytes in file
 	file    io.WriteCloser
@@ -66,11 +70,11 @@ type message struct {
 }
 
 // collect begins a message, with the trace in front.
-func (s *session) collect(chunked bool) *message {
+func (s *session) collect(ctx context.Context, chunked bool) *message {
 	m := &s.collector
 	s.msg = m
 	m.s, m.pace, m.text = s, newPace(s.cfg), textReader{chunked: chunked}
-	m.size, m.spilled, m.file, m.refusal = 0, 0, nil, nil
+	m.size, m.spilled, m.stored, m.file, m.refusal = 0, 0, 0, nil, nil
 	m.body, m.scratch = s.buffers.Get().(*[]byte), s.buffers.Get().(*[]byte)
 	o := header.Options{Submission: s.cfg.Submission || s.Username != "", Hostname: s.Name, Now: m.start}
 	if s.cfg.Masquerade && s.Username != "" && !s.tx.Sender.IsNull() {
@@ -78,6 +82,9 @@ func (s *session) collect(chunked bool) *message {
 	}
 	m.header.Reset(o)
 	*m.body = s.appendTrace((*m.body)[:0], m.start)
+	if s.filter != nil {
+		m.filter(ctx)
+	}
 	return m
 }
 
@@ -85,6 +92,9 @@ func (s *session) collect(chunked bool) *message {
 // than all only when the text has ended in it.
 func (m *message) take(ctx context.Context, p []byte) (used int, done bool) {
 	m.received += int64(len(p))
+	if m.through != nil {
+		return m.takeThrough(p)
+	}
 	var rest []byte
 	if m.refusal == nil && m.header.Done() {
 		before := len(*m.body)
@@ -99,7 +109,7 @@ func (m *message) take(ctx context.Context, p []byte) (used int, done bool) {
 	}
 	m.check()
 	if len(*m.body) > m.s.cfg.InlineMax {
-		m.spill(ctx)
+		m.storageFailed(m.spill(ctx))
 	}
 	return len(p) - len(rest), done
 }
@@ -126,29 +136,33 @@ func (m *message) check() {
 	default:
 		return
 	}
-	*m.body = (*m.body)[:0]
+	if m.through == nil {
+		*m.body = (*m.body)[:0]
+	}
 }
 
 // spill moves the body so far to the file of the backend.
-func (m *message) spill(ctx context.Context) {
+func (m *message) spill(ctx context.Context) error {
 	if m.file == nil {
 		f, err := m.s.backend.Spill(ctx, m.s.tx)
 		if err != nil {
-			m.storageFailed(err)
-			return
+			return err
 		}
 		m.file = f
 	}
 	if _, err := m.file.Write(*m.body); err != nil {
-		m.storageFailed(err)
-		return
+		return err
 	}
 	m.spilled += int64(len(*m.body))
 	*m.body = (*m.body)[:0]
+	return nil
 }
 
-// storageFailed refuses the message for a failure of ours.
+// storageFailed refuses the message for a failure of ours, if there was one.
 func (m *message) storageFailed(err error) {
+	if err == nil {
+		return
+	}
 	refusal, ok := errors.AsType[*smtp.Error](err)
 	if !ok {
 		refusal = &smtp.Error{Code: 421, Enhanced: smtp.EnhancedCode{4, 3, 0}, Text: "Temporary Error", Err: err}
@@ -166,14 +180,18 @@ func (m *message) complete(ctx context.Context) {
 	if m.text.chunked {
 		*m.scratch = m.text.close((*m.scratch)[:0])
 		m.size += int64(len(*m.scratch))
-		*m.body = m.header.Edit(*m.body, *m.scratch)
+		m.edit()
 	}
-	*m.body = m.header.End(*m.body)
-	if m.check(); m.refusal != nil || m.file == nil && len(*m.body) <= m.s.cfg.InlineMax {
+	if m.through != nil {
+		m.endThrough(ctx)
+	} else {
+		*m.body = m.header.End(*m.body)
+		m.check()
+	}
+	if m.refusal != nil || m.file == nil && len(*m.body) <= m.s.cfg.InlineMax {
 		return
 	}
-	m.spill(ctx)
-	if m.refusal != nil {
+	if m.storageFailed(m.spill(ctx)); m.refusal != nil {
 		return
 	}
 	err := m.file.Close()
@@ -184,21 +202,35 @@ func (m *message) complete(ctx context.Context) {
 
 // discard gives back what the message holds.
 func (m *message) discard() {
+	if m.through != nil {
+		m.through.Abort()
+		m.through = nil
+	}
 	if m.file != nil {
 		_ = m.file.Close() // nobody will read it
 		m.file = nil
 	}
 	m.s.buffers.Put(m.body)
 	m.s.buffers.Put(m.scratch)
-	m.body, m.scratch = nil, nil
+	if m.edited != nil {
+		m.s.buffers.Put(m.edited)
+	}
+	m.body, m.scratch, m.edited = nil, nil, nil
 }
 
 // finish commits or refuses the message that was read, and ends the transaction.
 func (s *session) finish(ctx context.Context) {
 	m := s.msg
 	m.complete(ctx)
+	if !m.text.chunked {
+		s.tellLine(".")
+	}
 	if m.refusal != nil {
 		s.refuseWith(m.refusal)
+		s.reset()
+		return
+	}
+	if _, ok := s.decide(ctx, wire.PhaseCommit, "", ""); !ok {
 		s.reset()
 		return
 	}
@@ -216,6 +248,8 @@ func (s *session) finish(ctx context.Context) {
 			err = &smtp.Error{Code: 421, Enhanced: smtp.EnhancedCode{4, 3, 0}, Text: "Temporary failure", Err: err}
 		}
 		s.refuseErr(err)
+		s.tell(wire.TxRollback{Message: uint32(t.ID)})
+		s.tell(wire.TxReset{Message: uint32(t.ID)})
 		return
 	}
 	s.errors = 0
@@ -225,4 +259,8 @@ func (s *session) finish(ctx context.Context) {
 	}
 	s.cfg.Events.Report(report.Message{Session: s.ID, MsgID: t.ID, Size: size, Rcpts: len(t.Rcpts), Proto: proto})
 	s.say(250, smtp.EnhancedCode{2, 0, 0}, t.ID.String()+" Message accepted for delivery")
+	if s.wants(wire.EventTxCommit) {
+		s.filter.Report(wire.TxCommit{Message: uint32(t.ID), Size: size})
+	}
+	s.tell(wire.TxReset{Message: uint32(t.ID)})
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -28,6 +29,16 @@ func (s *session) rcpt(ctx context.Context, arg string) {
 	s.rcpts, s.errs, s.asked = s.rcpts[:0], s.errs[:0], s.asked[:0]
 	for more := true; more; arg, more = s.nextRcpt() {
 		r, err := s.parseRcpt(arg)
+		if s.filter != nil && err == nil {
+			rewritten, ok := s.decide(ctx, wire.PhaseRcptTo, r.Path.String(), arg)
+			if !ok {
+				return // filters are asked for one recipient at a time
+			}
+			if rewritten != arg {
+				arg = withParams(rewritten, arg)
+				r, err = s.parseRcpt(arg)
+			}
+		}
 		s.asked = append(s.asked, askedRcpt{arg, err})
 		if err == nil {
 			s.rcpts = append(s.rcpts, r)
@@ -48,7 +59,11 @@ func (s *session) rcpt(ctx context.Context, arg string) {
 				continue
 			}
 		}
-		if s.refuseErr(err); s.end != "" {
+		s.refuseErr(err)
+		if a.err == nil {
+			s.tellRcpt(s.rcpts[n-1].Path, err)
+		}
+		if s.end != "" {
 			return
 		}
 	}
@@ -57,14 +72,21 @@ func (s *session) rcpt(ctx context.Context, arg string) {
 // accept adds a recipient to the transaction.
 func (s *session) accept(r Recipient) {
 	s.tx.Rcpts = append(s.tx.Rcpts, r)
-	s.cfg.Events.Report(report.Envelope{Session: s.ID, ID: r.Envelope, From: s.tx.Sender, To: r.Path})
+	s.cfg.Events.Report(report.Envelope{Session: s.ID, ID: r.lastEnvelope(), From: s.tx.Sender, To: r.Path})
+	if s.wants(wire.EventTxEnvelope) {
+		for _, id := range r.Envelopes {
+			s.filter.Report(wire.TxEnvelope{Message: uint32(s.tx.ID), Envelope: uint64(id)})
+		}
+	}
 	s.say(250, smtp.EnhancedCode{2, 1, 5}, "Destination address valid: Recipient ok")
+	s.tellRcpt(r.Path, nil)
 }
 
 // nextRcpt uses up the next command and returns its argument if it is a RCPT,
-// complete and sound, and there is room for it in the batch.
+// complete and sound, and there is room for it in the batch. Filters see one command
+// after the other.
 func (s *session) nextRcpt() (arg string, ok bool) {
-	if len(s.asked) == maxBatch || len(s.tx.Rcpts)+len(s.rcpts) >= s.cfg.MaxRcpt {
+	if s.filter != nil || len(s.asked) == maxBatch || len(s.tx.Rcpts)+len(s.rcpts) >= s.cfg.MaxRcpt {
 		return "", false
 	}
 	line, bare, ok := s.wire.peekLine()

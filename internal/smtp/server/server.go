@@ -32,6 +32,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -55,7 +56,7 @@ type Backend interface {
 
 	// Rcpt decides on the recipients that the client has sent so far, one or, when
 	// it pipelines, several at once. It sets errs[i] for each rcpts[i] that is
-	// refused and rcpts[i].Envelope for each that is not; t.Rcpts holds the ones
+	// refused and rcpts[i].Envelopes for each that is not; t.Rcpts holds the ones
 	// accepted before.
 	Rcpt(ctx context.Context, t *Transaction, rcpts []Recipient, errs []error)
 
@@ -63,7 +64,8 @@ type Backend interface {
 	Data(ctx context.Context, t *Transaction) error
 
 	// Spill opens where the body goes when it outgrows Config.InlineMax. The
-	// session closes it, before Commit or Reset.
+	// session closes it, before Commit or Reset. With filters it is called from another
+	// goroutine, while no other method is.
 	Spill(ctx context.Context, t *Transaction) (io.WriteCloser, error)
 
 	// Commit makes the message durable; nil is the promise of RFC 5321 section
@@ -79,15 +81,18 @@ type Backend interface {
 // backend may read it during its calls.
 type Session struct {
 	ID            report.Session
-	Local         bool       // over the local socket
-	Addr          netip.Addr // the client's; invalid for a local session
-	LocalAddr     netip.Addr // ours; invalid for a local session
-	Source        string     // Addr as rules and logs have it: "192.0.2.1", "[2001:db8::1]", "local"
-	RDNS          string     // "<unknown>" when there is none
-	Name          string     // ours, as greeted
-	Tag           string     // of the listener
-	HELO          string     // as given, "" before
-	Extended      bool       // said EHLO
+	Local         bool        // over the local socket
+	Addr          netip.Addr  // the client's; invalid for a local session
+	LocalAddr     netip.Addr  // ours; invalid for a local session
+	Port          uint16      // the client's
+	LocalPort     uint16      // ours
+	Source        string      // Addr as rules and logs have it: "192.0.2.1", "[2001:db8::1]", "local"
+	RDNS          string      // "<unknown>" when there is none
+	FCrDNS        wire.Result // whether that name has the client's address
+	Name          string      // ours, as greeted
+	Tag           string      // of the listener
+	HELO          string      // as given, "" before
+	Extended      bool        // said EHLO
 	TLS           *tls.ConnectionState
 	Ciphers       string // VERSION:CIPHER:BITS, "" without TLS
 	Verified      bool   // the client's certificate verified
@@ -107,15 +112,24 @@ type Transaction struct {
 	Ret         string
 	EnvID       string      // as received, xtext
 	Rcpts       []Recipient // accepted so far
-	Junk        bool        // set by the backend: the message is marked X-Spam: Yes
+	Junk        bool        // set by the backend or a filter: the message is marked X-Spam: Yes
 }
 
 // Recipient is one RCPT.
 type Recipient struct {
 	Path     smtp.Path
 	Notify   envelope.Notify
-	OrigRcpt string      // ORCPT as received: type;xtext
-	Envelope envelope.ID // set by Backend.Rcpt, of the last envelope made, for the log
+	OrigRcpt string // ORCPT as received: type;xtext
+
+	Envelopes []envelope.ID // set by Backend.Rcpt, those made
+}
+
+// lastEnvelope is the one that the log names.
+func (r *Recipient) lastEnvelope() envelope.ID {
+	if n := len(r.Envelopes); n > 0 {
+		return r.Envelopes[n-1]
+	}
+	return 0
 }
 
 // TLSMode says how a listener speaks TLS.
@@ -154,11 +168,14 @@ const (
 // Config is what a listener asks of its sessions. It is not changed while a
 // session uses it. Zero limits and times mean the defaults in parentheses.
 type Config struct {
-	Name    string                                              // our name in greeting and trace
-	NameFor func(ctx context.Context, local netip.Addr) string  // name by local address; nil or "": Name
-	RDNS    func(ctx context.Context, client netip.Addr) string // reverse name, asked before the greeting; nil or "": "<unknown>"
-	Backend func(s *Session) Backend                            // makes the backend of a session
-	Ended   func(s *Session)                                    // told of a session's end, after its backend's last call; may be nil
+	Name    string                                             // our name in greeting and trace
+	NameFor func(ctx context.Context, local netip.Addr) string // name by local address; nil or "": Name
+	// RDNS returns the client's reverse name and whether it has the client's address. It
+	// is asked before the greeting; nil or "": "<unknown>".
+	RDNS    func(ctx context.Context, client netip.Addr) (name string, fcrdns wire.Result)
+	Filter  func(ctx context.Context, s *Session) Filter // takes part in a session; nil, also when called: none
+	Backend func(s *Session) Backend                     // makes the backend of a session
+	Ended   func(s *Session)                             // told of a session's end, after its backend's last call; may be nil
 	Events  report.Sink
 
 	Local bool // the local socket: clients count as authenticated

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
@@ -27,13 +28,14 @@ const (
 )
 
 // session is the state of one dialogue. Only its own goroutine uses it, except
-// for wire.drain.
+// for buffered.drain.
 type session struct {
 	Session
 	cfg     *Config
 	buffers *sync.Pool // of *[]byte, for message text
-	wire    wire
+	wire    buffered
 	backend Backend
+	filter  Filter // nil: none
 
 	tx           *Transaction // nil outside of a transaction
 	msg          *message     // nil before DATA or the first BDAT; else &collector
@@ -44,6 +46,8 @@ type session struct {
 	authFailures int
 	end          string // why the session ends; "" while it goes on
 	quit         bool   // the client said QUIT
+	junkAll      bool   // messages are marked as spam …
+	junkNext     bool   // … or the one that MAIL begins now
 
 	rcpts []Recipient // reused by RCPT, see rcpt.go
 	errs  []error
@@ -52,21 +56,24 @@ type session struct {
 
 // newSession prepares a session over conn. client and local are the addresses of
 // its ends, invalid ones for the local socket.
-func newSession(conn net.Conn, cfg *Config, buffers *sync.Pool, client, local netip.Addr) *session {
+func newSession(conn net.Conn, cfg *Config, buffers *sync.Pool, client, local netip.AddrPort) *session {
 	s := &session{cfg: cfg.withDefaults(), buffers: buffers}
-	s.wire = wire{raw: conn, conn: conn, buf: make([]byte, readSize), timeout: s.cfg.Timeout}
+	s.wire = buffered{raw: conn, conn: conn, buf: make([]byte, readSize), timeout: s.cfg.Timeout}
 	s.Session = Session{
 		ID:        report.Session(rand.Uint64()),
 		Local:     cfg.Local,
-		Addr:      client.Unmap().WithZone(""),
-		LocalAddr: local.Unmap().WithZone(""),
+		Addr:      client.Addr().Unmap().WithZone(""),
+		LocalAddr: local.Addr().Unmap().WithZone(""),
+		Port:      client.Port(),
+		LocalPort: local.Port(),
 		Name:      cfg.Name,
 		RDNS:      "<unknown>",
+		FCrDNS:    wire.Fail,
 		Tag:       cfg.Tag,
 	}
 	s.Source = sourceText(s.Addr)
 	if s.Local {
-		s.Source, s.RDNS, s.Authenticated = "local", s.Name, true
+		s.Source, s.RDNS, s.FCrDNS, s.Authenticated = "local", s.Name, wire.Pass, true
 	}
 	return s
 }
@@ -86,11 +93,20 @@ func (s *session) run(ctx context.Context) {
 	s.lookUpNames(ctx)
 	s.cfg.Events.Report(report.Connected{Session: s.ID, Address: s.Source, Host: s.RDNS})
 	s.backend = s.cfg.Backend(&s.Session)
+	if s.cfg.Filter != nil {
+		s.filter = s.cfg.Filter(ctx, &s.Session)
+	}
 	s.greet(ctx)
 	for s.end == "" {
 		s.next(ctx)
 	}
 	s.reset()
+	if s.filter != nil {
+		if s.end == reasonTimeout {
+			s.filter.Report(wire.Timeout{})
+		}
+		s.filter.Close()
+	}
 	if s.cfg.Ended != nil {
 		s.cfg.Ended(&s.Session)
 	}
@@ -115,7 +131,9 @@ func (s *session) lookUpNames(ctx context.Context) {
 	if s.Local {
 		s.RDNS = s.Name
 	} else if s.cfg.RDNS != nil && s.Addr.IsValid() {
-		if name := s.cfg.RDNS(ctx, s.Addr); smtp.IsHostName(name) {
+		name, fcrdns := s.cfg.RDNS(ctx, s.Addr)
+		s.FCrDNS = fcrdns
+		if smtp.IsHostName(name) {
 			s.RDNS = name
 		}
 	}
@@ -123,10 +141,23 @@ func (s *session) lookUpNames(ctx context.Context) {
 
 // greet opens the dialogue, with TLS first where the listener is of that kind.
 func (s *session) greet(ctx context.Context) {
+	// Filters decide before the handshake, which is not worth its price for a client
+	// that is to go; what they have to say can only be told after it.
+	v := Verdict{Kind: wire.VerdictProceed}
+	if s.filter != nil {
+		v = s.filter.Decide(ctx, wire.PhaseConnect, "")
+	}
 	if s.cfg.TLSMode == ImmediateTLS && !s.startTLS(ctx) {
 		return
 	}
+	s.junkAll = v.Junk
+	if v.Refusal != nil {
+		s.refuseWith(v.Refusal)
+		s.end = reasonQuit
+		return
+	}
 	s.say(220, smtp.EnhancedCode{}, s.Name+" ESMTP OpenSMTPD")
+	s.tell(wire.LinkGreeting{Hostname: s.Name})
 }
 
 // next reads one command and obeys it.
@@ -142,6 +173,7 @@ func (s *session) next(ctx context.Context) {
 		return
 	}
 	s.cmd = append(s.cmd[:0], line...)
+	s.tellCommand(line)
 	switch {
 	case !smtp.ValidLine(line):
 		s.refuse(500, smtp.EnhancedCode{5, 5, 2}, "Syntax error: Invalid character in command")
@@ -156,7 +188,7 @@ func (s *session) next(ctx context.Context) {
 func (s *session) obey(ctx context.Context, c smtp.Command) {
 	switch c.Verb {
 	case smtp.HELO, smtp.EHLO:
-		s.hello(c)
+		s.hello(ctx, c)
 	case smtp.STARTTLS:
 		s.starttls(ctx, c.Arg)
 	case smtp.AUTH:
@@ -170,9 +202,11 @@ func (s *session) obey(ctx context.Context, c smtp.Command) {
 	case smtp.BDAT:
 		s.bdat(ctx, c.Arg)
 	case smtp.RSET:
-		s.rset(c.Arg)
+		s.rset(ctx, c.Arg)
 	case smtp.NOOP:
-		s.say(250, smtp.EnhancedCode{2, 0, 0}, "Ok")
+		if _, ok := s.decide(ctx, wire.PhaseNoop, "", ""); ok {
+			s.say(250, smtp.EnhancedCode{2, 0, 0}, "Ok")
+		}
 	case smtp.VRFY:
 		s.vrfy(c.Arg)
 	case smtp.HELP:
@@ -180,7 +214,10 @@ func (s *session) obey(ctx context.Context, c smtp.Command) {
 			s.say(214, smtp.EnhancedCode{2, 0, 0}, "This is OpenSMTPD\nEnd of HELP info")
 		}
 	case smtp.QUIT:
-		if s.noArguments(c.Arg) {
+		if !s.noArguments(c.Arg) {
+			return
+		}
+		if _, ok := s.decide(ctx, wire.PhaseQuit, "", ""); ok {
 			s.bye(221, smtp.EnhancedCode{2, 0, 0}, "Bye")
 			s.quit = true
 		}
@@ -203,14 +240,16 @@ func (s *session) unknown(line string) {
 }
 
 // rset abandons the transaction.
-func (s *session) rset(arg string) {
+func (s *session) rset(ctx context.Context, arg string) {
 	switch {
 	case !s.noArguments(arg):
 	case s.HELO == "":
 		s.notNow()
 	default:
-		s.reset()
-		s.say(250, smtp.EnhancedCode{2, 0, 0}, "Reset state")
+		if _, ok := s.decide(ctx, wire.PhaseRset, "", ""); ok {
+			s.reset()
+			s.say(250, smtp.EnhancedCode{2, 0, 0}, "Reset state")
+		}
 	}
 }
 
@@ -231,13 +270,19 @@ func (s *session) reset() {
 	}
 	if s.tx != nil {
 		s.backend.Reset(s.tx)
+		s.tell(wire.TxRollback{Message: uint32(s.tx.ID)})
+		s.tell(wire.TxReset{Message: uint32(s.tx.ID)})
 		s.tx = nil
 	}
 }
 
 // say collects a reply.
 func (s *session) say(code int, enhanced smtp.EnhancedCode, text string) {
+	before := len(s.wire.out)
 	s.wire.out = smtp.AppendReply(s.wire.out, code, enhanced, text)
+	if s.wants(wire.EventProtocolServer) {
+		s.tellReply(s.wire.out[before:])
+	}
 	if len(s.wire.out) < maxPending {
 		return
 	}
@@ -291,9 +336,18 @@ func (s *session) refuseWith(e *smtp.Error) {
 	}
 }
 
+// replyTo returns the reply that the backend's error stands for, nil for one that is a
+// failure of ours.
+func replyTo(err error) *smtp.Error {
+	if e, ok := errors.AsType[*smtp.Error](err); ok && e.Code >= 400 && e.Code <= 599 {
+		return e
+	}
+	return nil
+}
+
 // refuseErr answers with what the backend returned, see Backend.
 func (s *session) refuseErr(err error) {
-	if e, ok := errors.AsType[*smtp.Error](err); ok && e.Code >= 400 && e.Code <= 599 {
+	if e := replyTo(err); e != nil {
 		s.refuseWith(e)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 	"github.com/opensmtpd/opensmtpd/internal/tlsconf"
@@ -31,6 +32,9 @@ func (s *session) starttls(ctx context.Context, arg string) {
 	case s.wire.buffered() > 0:
 		s.invalid(554, "Input behind STARTTLS")
 		s.badInput("554 5.5.1 Invalid command: Input behind STARTTLS")
+		return
+	}
+	if _, ok := s.decide(ctx, wire.PhaseStartTLS, "", ""); !ok {
 		return
 	}
 	s.say(220, smtp.EnhancedCode{2, 0, 0}, "Ready to start TLS")
@@ -61,6 +65,7 @@ func (s *session) startTLS(ctx context.Context) bool {
 	s.Ciphers = tlsconf.Describe(&state)
 	s.Verified = len(state.VerifiedChains) > 0
 	s.cfg.Events.Report(report.TLS{Session: s.ID, Ciphers: s.Ciphers})
+	s.tell(wire.LinkTLS{Text: s.Ciphers})
 	if len(state.PeerCertificates) > 0 {
 		result := "unchecked"
 		if s.Verified {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 )
 
 // overtime runs a session in virtual time, lets f act for the client, and returns
@@ -146,7 +148,7 @@ func TestSlowReverseNameIsNotWaitedFor(t *testing.T) {
 	u := newSetup()
 	u.cfg.Local = false
 	synctest.Test(t, func(t *testing.T) {
-		u.cfg.RDNS = func(ctx context.Context, _ netip.Addr) string { <-ctx.Done(); return "" }
+		u.cfg.RDNS = func(ctx context.Context, _ netip.Addr) (string, wire.Result) { <-ctx.Done(); return "", wire.Error }
 		conn, _ := u.start(t)
 		start := time.Now()
 		line, err := bufio.NewReader(conn).ReadString('\n')

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opensmtpd/opensmtpd/filter/wire"
 )
 
 // certificate makes a self-signed certificate for mx.test.
@@ -208,11 +210,13 @@ func TestTraceHeader(t *testing.T) {
 		{"several recipients are not named", nil, 2,
 			"Received: from c.test (<unknown> [192.0.2.1])\n\tby mx.test (OpenSMTPD) with SMTP id abcd0001;\nDATE\n"},
 		{"reverse name, name by address", func(u *setup) {
-			u.cfg.RDNS = func(_ context.Context, a netip.Addr) string { return "host-" + a.String() + ".test" }
+			u.cfg.RDNS = func(_ context.Context, a netip.Addr) (string, wire.Result) {
+				return "host-" + a.String() + ".test", wire.Pass
+			}
 			u.cfg.NameFor = func(_ context.Context, a netip.Addr) string { return "at-" + a.String() + ".test" }
 		}, 2, "Received: from c.test (host-192.0.2.1.test [192.0.2.1])\n\tby at-198.51.100.2.test (OpenSMTPD) with SMTP id abcd0001;\nDATE\n"},
 		{"a reverse name that is none", func(u *setup) {
-			u.cfg.RDNS = func(context.Context, netip.Addr) string { return "x)\n\tby evil" }
+			u.cfg.RDNS = func(context.Context, netip.Addr) (string, wire.Result) { return "x)\n\tby evil", wire.Fail }
 		}, 2, "Received: from c.test (<unknown> [192.0.2.1])\n\tby mx.test (OpenSMTPD) with SMTP id abcd0001;\nDATE\n"},
 		{"source masked", func(u *setup) { u.cfg.MaskSource = true }, 2,
 			"Received: \n\tby mx.test (OpenSMTPD) with SMTP id abcd0001;\nDATE\n"},
@@ -246,11 +250,11 @@ func TestTraceHeader(t *testing.T) {
 
 func TestIPv6ClientIsBracketedOnce(t *testing.T) {
 	t.Parallel()
-	s := newSession(nil, &Config{}, nil, netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"))
+	s := newSession(nil, &Config{}, nil, netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("[2001:db8::2]:2"))
 	if s.Source != "[2001:db8::1]" || s.bracketed() != "[2001:db8::1]" {
 		t.Errorf("source %s, in brackets %s", s.Source, s.bracketed())
 	}
-	s = newSession(nil, &Config{}, nil, netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.2"))
+	s = newSession(nil, &Config{}, nil, netip.MustParseAddrPort("[::ffff:192.0.2.1]:1"), netip.MustParseAddrPort("[::ffff:192.0.2.2]:2"))
 	if s.Source != "192.0.2.1" || s.bracketed() != "[192.0.2.1]" {
 		t.Errorf("source %s, in brackets %s", s.Source, s.bracketed())
 	}

@@ -10,7 +10,7 @@ import (
 // 5321 section 4.4); the package comment shows one.
 func (s *session) appendTrace(dst []byte, now time.Time) []byte {
 	if s.tx.Junk {
-		dst = append(dst, "X-Spam: Yes\n"...)
+		dst = append(dst, spamField...)
 	}
 	dst = append(dst, "Received: "...)
 	if !s.cfg.MaskSource {

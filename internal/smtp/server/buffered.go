@@ -25,10 +25,10 @@ const (
 // errLineTooLong ends a session: where the line ends is not known.
 var errLineTooLong = errors.New("line too long")
 
-// wire is the connection with its two buffers. Replies collect in out and are
+// buffered is the connection with its two buffers. Replies collect in out and are
 // sent in one write when there is nothing left to read in buf (RFC 2920 section
 // 3.2), since only then can the client be waiting for them.
-type wire struct {
+type buffered struct {
 	raw     net.Conn
 	conn    net.Conn // raw, or TLS over it
 	buf     []byte
@@ -43,12 +43,12 @@ type wire struct {
 }
 
 // buffered returns the number of received bytes that are not yet used.
-func (w *wire) buffered() int { return w.w - w.r }
+func (w *buffered) buffered() int { return w.w - w.r }
 
 // line returns the next command line without its end, and whether that end was a
 // bare LF. The line is valid until the next read. The deadline holds for all of
 // it, however slowly it comes.
-func (w *wire) line(most int) (line []byte, bare bool, err error) {
+func (w *buffered) line(most int) (line []byte, bare bool, err error) {
 	waited := false
 	for {
 		line, bare, ok := w.peekLine()
@@ -74,7 +74,7 @@ func (w *wire) line(most int) (line []byte, bare bool, err error) {
 }
 
 // peekLine returns the next line if all of it has arrived.
-func (w *wire) peekLine() (line []byte, bare, ok bool) {
+func (w *buffered) peekLine() (line []byte, bare, ok bool) {
 	n := bytes.IndexByte(w.buf[w.r:w.w], '\n')
 	if n < 0 {
 		return nil, false, false
@@ -87,11 +87,11 @@ func (w *wire) peekLine() (line []byte, bare, ok bool) {
 }
 
 // skipLine uses up the line that peekLine returned.
-func (w *wire) skipLine() { w.r += bytes.IndexByte(w.buf[w.r:w.w], '\n') + 1 }
+func (w *buffered) skipLine() { w.r += bytes.IndexByte(w.buf[w.r:w.w], '\n') + 1 }
 
 // chunk returns what has arrived, up to most bytes, waiting until deadline for at
 // least one. It is valid until the next read.
-func (w *wire) chunk(most int64, deadline func() time.Time) ([]byte, error) {
+func (w *buffered) chunk(most int64, deadline func() time.Time) ([]byte, error) {
 	if w.buffered() == 0 {
 		if err := w.flush(); err != nil {
 			return nil, err
@@ -110,7 +110,7 @@ func (w *wire) chunk(most int64, deadline func() time.Time) ([]byte, error) {
 }
 
 // fill reads once from the connection. It returns nil when that gave anything.
-func (w *wire) fill() error {
+func (w *buffered) fill() error {
 	if w.r == w.w {
 		w.r, w.w = 0, 0
 	} else if w.w == len(w.buf) {
@@ -128,7 +128,7 @@ func (w *wire) fill() error {
 }
 
 // flush sends the replies collected so far.
-func (w *wire) flush() error {
+func (w *buffered) flush() error {
 	if len(w.out) == 0 {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (w *wire) flush() error {
 // hangUp ends the sending side. If linger is set it also reads away what the peer
 // was still sending: closing over unread input would reset the connection, and
 // the peer might never see our last reply.
-func (w *wire) hangUp(linger bool) {
+func (w *buffered) hangUp(linger bool) {
 	const patience, most = time.Second, 1 << 20
 	if t, ok := w.conn.(*tls.Conn); ok {
 		_ = t.CloseWrite() // a courtesy, as is all that follows
@@ -165,7 +165,7 @@ func (w *wire) hangUp(linger bool) {
 
 // rest notes whether the session is idle while it waits for the next command. It
 // returns false when the session shall end instead.
-func (w *wire) rest(idle bool) bool {
+func (w *buffered) rest(idle bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.idle = idle
@@ -173,14 +173,14 @@ func (w *wire) rest(idle bool) bool {
 }
 
 // wake notes that a command has come.
-func (w *wire) wake() {
+func (w *buffered) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.idle = false
 }
 
 // setReadDeadline bounds the next reads, to nothing when the session shall end.
-func (w *wire) setReadDeadline(t time.Time) error {
+func (w *buffered) setReadDeadline(t time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.idle && w.draining {
@@ -191,7 +191,7 @@ func (w *wire) setReadDeadline(t time.Time) error {
 
 // drain makes the session end as soon as it is outside of a transaction. It may
 // be called from any goroutine.
-func (w *wire) drain() {
+func (w *buffered) drain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.draining = true
@@ -201,7 +201,7 @@ func (w *wire) drain() {
 }
 
 // drained tells whether drain was called.
-func (w *wire) drained() bool {
+func (w *buffered) drained() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.draining
