@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/filter/wire"
@@ -77,6 +78,8 @@ type Chain struct {
 	// Events is told of remarks.
 	Events report.Sink
 	Warn   func(error)
+
+	buffers sync.Pool // of *[]byte, for text
 }
 
 // Verdict is what the filters of a chain have decided together.

@@ -48,7 +48,7 @@ type stage struct {
 }
 
 func newStage(m *member) *stage {
-	st := &stage{m: m}
+	st := &stage{m: m, buf: m.s.c.buffer()}
 	st.filled.L, st.drained.L = &st.mu, &st.mu
 	return st
 }
@@ -148,7 +148,7 @@ type Text struct {
 // out is given what comes out: lines with LF, dots not stuffed. It is called from another
 // goroutine, the last time before Close or Abort returns.
 func (s *Session) Text(out func([]byte) error) *Text {
-	t := &Text{s: s, out: out}
+	t := &Text{s: s, out: out, batch: s.c.buffer()}
 	d := s.c.Direction
 	for _, m := range s.members {
 		if m.life == nil || m.life.ended() || !m.life.answers(d, wire.PhaseDataLine) {
@@ -165,6 +165,7 @@ func (s *Session) Text(out func([]byte) error) *Text {
 		t.stages = append(t.stages, st)
 	}
 	if len(t.stages) == 0 {
+		s.c.giveBack(t.batch)
 		return nil
 	}
 	t.sent = make([]bool, len(t.stages))
@@ -177,7 +178,11 @@ func (s *Session) Text(out func([]byte) error) *Text {
 
 // run passes the output of a filter on.
 func (t *Text) run(i int) {
-	var lines, batch []byte
+	lines, batch := t.s.c.buffer(), t.s.c.buffer()
+	defer func() {
+		t.s.c.giveBack(lines)
+		t.s.c.giveBack(batch)
+	}()
 	last := i == len(t.stages)-1
 	if last {
 		defer close(t.done)
@@ -228,11 +233,14 @@ func (t *Text) failure() error {
 // send sends whole lines, dots stuffed, to filter i. It returns the scratch buffer.
 func (t *Text) send(i int, lines, batch []byte) ([]byte, error) {
 	st := t.stages[i]
-	now, d := time.Now(), t.s.c.Direction
+	var space [128]byte
+	head := wire.AppendDataRequest(space[:0], time.Now(), t.s.c.Direction, t.s.id, st.token, nil)
+	head = head[:len(head)-1] // all of them begin alike
 	batch = batch[:0]
 	for len(lines) > 0 {
 		n := bytes.IndexByte(lines, '\n')
-		batch = wire.AppendDataRequest(batch, now, d, t.s.id, st.token, lines[:n])
+		batch = append(append(batch, head...), lines[:min(n, wire.MaxText)]...)
+		batch = append(batch, '\n')
 		lines = lines[n+1:]
 		if len(batch) >= batchSize || len(lines) == 0 {
 			if err := st.m.life.ask(batch); err != nil {
@@ -263,9 +271,13 @@ func (t *Text) Write(p []byte) (int, error) {
 		t.rest = append(t.rest, p...)
 		return n, nil
 	}
-	t.rest = append(t.rest, p[:i+1]...)
+	lines := p[:i+1]
+	if len(t.rest) > 0 {
+		t.rest = append(t.rest, lines...)
+		lines = t.rest
+	}
 	var err error
-	t.batch, err = t.send(0, t.stuff(t.rest), t.batch)
+	t.batch, err = t.send(0, stuff(lines), t.batch)
 	t.rest = append(t.rest[:0], p[i+1:]...)
 	if err != nil {
 		t.fail(t.blame(0, err))
@@ -275,7 +287,7 @@ func (t *Text) Write(p []byte) (int, error) {
 }
 
 // stuff doubles first dots of lines.
-func (t *Text) stuff(lines []byte) []byte {
+func stuff(lines []byte) []byte {
 	if lines[0] != '.' && !bytes.Contains(lines, []byte("\n.")) {
 		return lines
 	}
@@ -412,5 +424,29 @@ func (t *Text) leave() {
 		m.life.mu.Lock()
 		m.stale, m.stage = st.token, nil
 		m.life.mu.Unlock()
+		st.mu.Lock() // the reader may still hold on to it
+		buf := st.buf
+		st.buf, st.err = nil, errAborted
+		st.mu.Unlock()
+		t.s.c.giveBack(buf)
+	}
+	t.s.c.giveBack(t.batch)
+	t.batch = nil
+}
+
+// buffer returns an empty buffer, which giveBack takes back.
+func (c *Chain) buffer() []byte {
+	if b, ok := c.buffers.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, 8<<10)
+}
+
+// maxKept is the largest buffer that is kept, in bytes.
+const maxKept = 128 << 10
+
+func (c *Chain) giveBack(b []byte) {
+	if cap(b) > 0 && cap(b) <= maxKept {
+		c.buffers.Put(&b)
 	}
 }

@@ -1,0 +1,200 @@
+package filterchain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opensmtpd/opensmtpd/filter/wire"
+	"github.com/opensmtpd/opensmtpd/internal/policy"
+	"github.com/opensmtpd/opensmtpd/internal/report"
+)
+
+// program is a filter program of a test: it reads lines and writes answers until the
+// pipe ends.
+type program func(conn net.Conn)
+
+// noop registers phases and lets everything pass.
+func noop(phases ...wire.Phase) program {
+	return func(conn net.Conn) {
+		in, out := wire.NewReader(conn), wire.NewWriter(conn, 1<<20)
+		var b []byte
+		for {
+			line, err := in.Line()
+			if err != nil {
+				return
+			}
+			m, err := wire.ParseToFilter(line)
+			switch {
+			case err != nil:
+				return
+			case m.Kind == wire.KindReady:
+				for _, p := range phases {
+					b = wire.AppendRegisterFilter(b, wire.In, p)
+				}
+				b = wire.AppendRegisterReady(b)
+			case m.Kind == wire.KindRequest && m.Phase == wire.PhaseDataLine:
+				b = wire.AppendDataLine(b, wire.Current, m.Session, m.Token, false, m.Text)
+			case m.Kind == wire.KindRequest:
+				b = wire.AppendResult(b, wire.Current, m.Session, m.Token, wire.VerdictProceed, "")
+			}
+			if !in.More() && len(b) > 0 {
+				if out.Send(b) != nil {
+					return
+				}
+				b = b[:0]
+			}
+		}
+	}
+}
+
+// nowhere takes events.
+type nowhere struct{}
+
+func (nowhere) Report(report.Event) {}
+
+// run keeps a process running for a test. Each life is the next of programs, the last
+// one again and again.
+func run(t testing.TB, programs ...program) *Process {
+	t.Helper()
+	var lives atomic.Int64
+	var wg sync.WaitGroup
+	p := &Process{
+		Name: "test", Hello: Hello{Version: "7.8.0", SessionTimeout: 5 * time.Minute, ADMD: "example.org", Incoming: true},
+		Warnf: t.Logf,
+		Start: func(context.Context) (net.Conn, int, error) {
+			n := lives.Add(1)
+			ours, theirs, err := socketPair(t)
+			if err != nil {
+				return nil, 0, err
+			}
+			wg.Go(func() {
+				defer theirs.Close()
+				programs[min(int(n), len(programs))-1](theirs)
+			})
+			return ours, int(n), nil
+		},
+		Resolve: func(_ context.Context, q wire.Query, name string) ([]string, bool, error) {
+			switch name {
+			case "fails.example":
+				return nil, false, errors.New("no answer")
+			case "nothing.example":
+				return nil, false, nil
+			}
+			return []string{q.String() + " of " + name}, true, nil
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() { p.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return p
+}
+
+// socketPair returns a connection over TCP, which every system has.
+func socketPair(t testing.TB) (a, b net.Conn, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		return nil, nil, err
+	}
+	b, err = l.Accept()
+	return a, b, err
+}
+
+func chainOf(t testing.TB, filters ...*Filter) *Chain {
+	return &Chain{Filters: filters, Direction: wire.In, Events: nowhere{}, Warn: func(err error) { t.Log(err) }}
+}
+
+var lastID atomic.Uint64
+
+// open begins a session.
+func (c *Chain) open(t testing.TB) *Session {
+	s := c.Open(t.Context(), lastID.Add(1), policy.Facts{Source: "192.0.2.1", RDNS: "<unknown>"}, wire.LinkConnect{RDNS: "<unknown>", FCrDNS: wire.Fail})
+	t.Cleanup(s.Close)
+	return s
+}
+
+// everything lists all phases.
+func everything() (all []wire.Phase) {
+	for p := wire.Phase(1); p < wire.Phases; p++ {
+		all = append(all, p)
+	}
+	return all
+}
+
+func TestTextComesOutAsItWentIn(t *testing.T) {
+	t.Parallel()
+	c := chainOf(t, &Filter{Name: "a", Process: run(t, noop(everything()...))}, &Filter{Name: "b", Process: run(t, noop(everything()...))},
+		&Filter{Name: "c", Process: run(t, noop(everything()...))})
+	for _, tt := range []struct{ name, text string }{
+		{"empty", ""},
+		{"dots", ".\n..\n...a\n\n.\n"},
+		{"fields and high bytes", "a|b|c\n\xff\xfe|\x01\x7f\n"},
+		{"longest line", strings.Repeat("x", wire.MaxText-1) + "\n" + strings.Repeat("|", wire.MaxText) + "\n"},
+		{"large", strings.Repeat(strings.Repeat("0123456789", 7)+"\n.\n", 1<<17)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := c.open(t)
+			var out bytes.Buffer
+			text := s.Text(func(p []byte) error { _, err := out.Write(p); return err })
+			rest := []byte(tt.text)
+			for n := 1; len(rest) > 0; n = n*3%8191 + 1 { // parted anywhere
+				n = min(n, len(rest))
+				if _, err := text.Write(rest[:n]); err != nil {
+					t.Fatal(err)
+				}
+				rest = rest[n:]
+			}
+			if err := text.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != tt.text {
+				t.Errorf("%d bytes came out, want the %d that went in: %.80q", out.Len(), len(tt.text), out.String())
+			}
+		})
+	}
+}
+
+// BenchmarkMessage passes a message of 4 KiB, with its verdicts, through a filter that
+// registered for all phases, for 100 sessions at a time. The time is that of both ends.
+func BenchmarkMessage(b *testing.B) {
+	c := chainOf(b, &Filter{Name: "noop", Process: run(b, noop(everything()...))})
+	message := []byte("Subject: benchmark\n\n" + strings.Repeat(strings.Repeat("x", 76)+"\n", 52))
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var wg sync.WaitGroup
+	for range 100 {
+		s := c.open(b)
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				for _, p := range []wire.Phase{wire.PhaseMailFrom, wire.PhaseRcptTo, wire.PhaseData} {
+					s.Decide(context.Background(), p, "a@b.example")
+				}
+				text := s.Text(func([]byte) error { return nil })
+				if _, err := text.Write(message); err != nil {
+					b.Error(err)
+					return
+				}
+				if err := text.Close(context.Background()); err != nil {
+					b.Error(err)
+					return
+				}
+				s.Decide(context.Background(), wire.PhaseCommit, "")
+			}
+		})
+	}
+	wg.Wait()
+}
