@@ -378,3 +378,78 @@ match from any for any action "out"
 		}
 	}
 }
+
+// expected is what a filter of OpenSMTPD 7.8 was told in a session, made comparable; see
+// comparable. The dialogue of the session is in the test.
+func expected(t *testing.T) (reports, text []string) {
+	t.Helper()
+	b, err := os.ReadFile("../../filter/wire/testdata/session.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return comparable(string(b))
+}
+
+// documented are lines that only we have, or only the original: the words of EHLO and
+// HELP, and what is done to a submitted message before filters see it.
+var documented = regexp.MustCompile(`protocol-server\|S\|250[- ](PIPELINING|CHUNKING|SMTPUTF8|LIMITS .*)$|protocol-server\|S\|214|data-line\|S\|T\|(Date|Message-ID): `)
+
+// comparable takes the lines that a filter was told, without what differs from session to
+// session, and the lines of messages apart from the rest: those are not ordered among
+// each other.
+func comparable(record string) (reports, text []string) {
+	for _, r := range []struct{ from, to string }{
+		{`\|0\.7\|\d+\.\d+\|`, "|"},
+		{`\|[0-9a-f]{16}\|[0-9a-f]{16}\|`, "|S|T|"}, // session and token
+		{`(tx-envelope)\|[0-9a-f]{16}\|[0-9a-f]{8}\|[0-9a-f]{16}`, "$1|S|M|E"},
+		{`\|[0-9a-f]{16}(\||\n)`, "|S$1"},
+		{`\|S\|[0-9a-f]{8}(\||\n)`, "|S|M$1"},
+		{`127\.0\.0\.1:\d+`, "127.0.0.1:PORT"},
+		{`(Accepted|250 2\.0\.0) [0-9a-f]{8} `, "$1 M "},
+		{`id [0-9a-f]{8}`, "id M"},
+		{`\t\w{3}, \d+ \w{3} \d{4} [0-9:]+ \S+ \S+`, "\tDATE"},
+		{`tx-commit\|S\|M\|\d+`, "tx-commit|S|M|SIZE"},
+	} {
+		record = regexp.MustCompile(r.from).ReplaceAllString(record, r.to)
+	}
+	for line := range strings.SplitSeq(record, "\n") {
+		line, ok := strings.CutPrefix(line, "<< ")
+		switch {
+		case !ok || strings.HasPrefix(line, "config|") || documented.MatchString(line):
+		case strings.Contains(line, "|data-line|"):
+			text = append(text, line)
+		default:
+			reports = append(reports, line)
+		}
+	}
+	return reports, text
+}
+
+func TestFilterIsToldWhatTheOriginalTells(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	record := m.file("record", "")
+	conf := strings.ReplaceAll(filtered(`filter "f" proc-exec `+filterCommand(t, allPhases, "events", "record="+record), `"f"`), "example.org", "test")
+	m.writeConf(strings.ReplaceAll(conf, `"test"`, `"mx.test"`) + "\n")
+	b, err := os.ReadFile(m.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.writeConf(strings.ReplaceAll(string(b), `"@test"`, `"@mx.test"`))
+	m.start()
+	m.dialogue("^220", "EHLO cli.test", "^250", "MAIL FROM:<a@b.c> SIZE=3", "^250", "RCPT TO:<root+ext@mx.test>", "^250",
+		"RCPT TO:<pipe@mx.test>", "^250", "DATA", "^354", "Subject: f\r\n\r\nx|y\r\n..z\r\n.", "^250", "HELP", "^214", "RSET", "^250",
+		"NOOP", "^250", "QUIT", "^221")
+	m.wait(`smtp disconnected`)
+	m.stop() // then it has been told all
+	if b, err = os.ReadFile(record); err != nil {
+		t.Fatal(err)
+	}
+	reports, text := comparable(string(b))
+	wantReports, wantText := expected(t)
+	for _, c := range []struct{ got, want []string }{{reports, wantReports}, {text, wantText}} {
+		if got, want := strings.Join(c.got, "\n"), strings.Join(c.want, "\n"); got != want {
+			t.Errorf("the filter was told\n%s\n\nand the original tells\n%s", got, want)
+		}
+	}
+}
