@@ -1,14 +1,12 @@
 package parent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,8 +37,6 @@ const (
 	filterGrace = 2 * time.Second
 	// filterPause keeps starts of one filter apart, whatever the dispatcher asks for.
 	filterPause = 10 * time.Millisecond
-	// maxFilterLine bounds a line that a filter writes to its standard error, in bytes.
-	maxFilterLine = 2048
 )
 
 // startFilter starts a program of the configuration, or of an earlier one that it
@@ -144,7 +140,7 @@ func (p *Parent) runFilter(f FilterProgram, cred *syscall.Credential) (*filterLi
 	}
 	cmd := exec.Command(p.Paths.Shell, "-c", "exec "+command)
 	cmd.Stdin, cmd.Stdout = near, near
-	cmd.Stderr = &filterErrors{log: func(line string) { p.Log.Warnf("%s: %s", f.Name, line) }}
+	cmd.Stderr = &lineLog{log: p.Log, prefix: f.Name + ": "}
 	cmd.Dir = "/"
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "OPENSMTPD_") { // ours alone
@@ -194,40 +190,4 @@ func (p *Parent) endFilters() {
 		p.wg.Go(life.end)
 	}
 	clear(p.filters)
-}
-
-// filterErrors logs what a filter writes to its standard error, line by line.
-type filterErrors struct {
-	log  func(line string)
-	rest []byte
-}
-
-// Write implements io.Writer. One goroutine writes.
-func (w *filterErrors) Write(b []byte) (int, error) {
-	n := len(b)
-	for len(b) > 0 {
-		line, rest, whole := bytes.Cut(b, []byte{'\n'})
-		w.rest = append(w.rest, line[:min(len(line), maxFilterLine-len(w.rest))]...)
-		if b = rest; whole {
-			if len(w.rest) > 0 {
-				w.log(printable(w.rest))
-			}
-			w.rest = w.rest[:0]
-		}
-	}
-	return n, nil
-}
-
-// printable makes a line of a filter harmless in a log.
-func printable(line []byte) string {
-	s := strings.ToValidUTF8(string(line), "?")
-	return strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return ' '
-		}
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
 }
