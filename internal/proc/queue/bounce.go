@@ -176,14 +176,14 @@ func (b *bouncer) postpone(ctx context.Context, g dsn.Group, at time.Time) {
 		return
 	}
 	at = at.Truncate(time.Second).Add(time.Second)
-	q.p.Log.Infof("queue: report on message %s to <%s> for %d envelopes waits until %s: %s",
-		first.ID.MsgID(), first.Sender, len(g.Notices), at.UTC().Format(time.RFC3339), held)
 	for _, n := range g.Notices {
 		n.Envelope.Held, n.Envelope.NextTry = held, at
 		q.owe(ctx, n.Envelope, n.Type)
 		q.sched.Insert(q.config.Load().backoff.Item(n.Envelope, time.Now()))
 		q.sched.Retry(n.Envelope.ID, at)
 	}
+	q.p.Log.Infof("queue: report on message %s to <%s> for %d envelopes waits until %s: %s",
+		first.ID.MsgID(), first.Sender, len(g.Notices), at.UTC().Format(time.RFC3339), held)
 }
 
 // later keeps an envelope whose report could not be stored as a bounce envelope,
