@@ -19,6 +19,8 @@ setup() {
 }
 
 cleanup() {
+	# shellcheck disable=SC2046 # a list of numbers; those of a run that was broken off
+	[ -z "$(jobs -p)" ] || pkill -P "$(jobs -p | paste -sd,)" || kill $(jobs -p) || true
 	for m in "${mounts[@]:-}"; do
 		[ -n "$m" ] && umount -l "$m"
 	done
