@@ -25,8 +25,10 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
-func benchmarkAccept(b *testing.B, sessions int) {
-	m := startMTA(b, "smtp limit max-mails 100000000\n"+keepAll, "-P", "mda")
+func benchmarkAccept(b *testing.B, sessions int) { benchmarkAcceptBy(b, sessions, keepAll) }
+
+func benchmarkAcceptBy(b *testing.B, sessions int, conf string) {
+	m := startMTA(b, "smtp limit max-mails 100000000\n"+conf, "-P", "mda")
 	conns := make([]*textproto.Conn, sessions)
 	for i := range conns {
 		conns[i] = m.dialogue("^220", "EHLO client.example.net", "^250")
@@ -106,4 +108,19 @@ func cpuTime(b *testing.B, pid int) float64 {
 	user, _ := strconv.ParseFloat(f[11], 64)
 	system, _ := strconv.ParseFloat(f[12], 64)
 	return (user + system) / ticks
+}
+
+// BenchmarkAcceptWithFilter is BenchmarkAccept with 100 sessions, without a filter and
+// with one that lets everything pass: registered for all phases but data-line, for all
+// of them, and for all events as well.
+func BenchmarkAcceptWithFilter(b *testing.B) {
+	verdicts := strings.Replace(allPhases, "data-line ", "", 1)
+	for _, tt := range []struct{ name, conf string }{
+		{"none", keepAll},
+		{"verdicts", filtered(`filter "f" proc-exec `+filterCommand(b, verdicts), `"f"`)},
+		{"all-phases", filtered(`filter "f" proc-exec `+filterCommand(b, allPhases), `"f"`)},
+		{"all-phases-and-events", filtered(`filter "f" proc-exec `+filterCommand(b, allPhases, "events"), `"f"`)},
+	} {
+		b.Run(tt.name, func(b *testing.B) { benchmarkAcceptBy(b, 100, tt.conf) })
+	}
 }
