@@ -21,7 +21,7 @@ func open(_ string, c *remote.Conf) (remote.Source, error) {
 	}
 	config, err := pgx.ParseConfig(info)
 	if err != nil {
-		return nil, errors.New("conninfo is not understood: write host=... user=... password=... dbname=...") // the cause may hold the password
+		return nil, errors.New("conninfo is not understood: write it as host=HOST user=USER password=PASSWORD dbname=NAME") // the cause may hold the password
 	}
 	return sqltable.New(stdlib.OpenDB(*config), c, sqltable.Options{Numbered: true})
 }
