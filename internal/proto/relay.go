@@ -31,6 +31,9 @@ var (
 	// changes it. Served by the dispatcher.
 	RelayList  = imsg.Method[RelayListRequest, RelayListReply]{ID: 0x0604, Name: "dispatcher.relay-list", MaxSize: 8 << 20, MaxRequest: 4096}
 	RelayAdmin = imsg.Method[RelayAdminRequest, Empty]{ID: 0x0605, Name: "dispatcher.relay-admin"}
+	// RetryRoutes lets routes be tried again at once that failures have disabled. Served
+	// by the dispatcher, for the queue.
+	RetryRoutes = imsg.Method[Empty, Empty]{ID: 0x060a, Name: "dispatcher.retry-routes"}
 )
 
 // RelayRequest is an envelope whose time has come.

@@ -112,6 +112,30 @@ func (e *Relayer) EnableRoute(id uint64) bool {
 	return false
 }
 
+// RetryRoutes lets all routes be tried again that failures have disabled; what the
+// operator disabled stays so.
+func (e *Relayer) RetryRoutes() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	changed := false
+	for _, l := range e.links {
+		enabled := false
+		for _, p := range e.penalties(l) {
+			if p.active(now) && p.failed != nil {
+				p.until, enabled = time.Time{}, true
+			}
+		}
+		if enabled {
+			e.events.Report(l.event(0, "mail is to be tried now"))
+			changed = true
+		}
+	}
+	if changed {
+		e.feedAll()
+	}
+}
+
 // DisableRoute takes a route out of use for new connections. It returns false when
 // there is no such route.
 func (e *Relayer) DisableRoute(id uint64, d time.Duration) bool {

@@ -6,10 +6,6 @@ import (
 	"strings"
 )
 
-// firstPassed is the first descriptor that a service manager passes, by
-// sd_listen_fds(3).
-const firstPassed = 3
-
 // maxPassed bounds the descriptors a service manager passes.
 const maxPassed = 1024
 

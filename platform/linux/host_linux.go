@@ -18,6 +18,10 @@ import (
 	"github.com/opensmtpd/opensmtpd/platform/userdb"
 )
 
+// firstPassed is the first descriptor that a service manager passes, by
+// sd_listen_fds(3).
+const firstPassed = 3
+
 // Config overrides what New assumes. A zero field means the usual.
 type Config struct {
 	Paths        platform.Paths // its empty fields mean the usual places

@@ -323,4 +323,8 @@ func limitsOf(l *proto.RouteLimits) relay.Limits {
 // handle adds what the queue asks for relaying.
 func (r *relaying) handle(mux *imsg.Mux) {
 	proto.Relay.Handle(mux, proc.Handler(r.relay))
+	proto.RetryRoutes.Handle(mux, proc.Handler(func(context.Context, proto.Empty) (proto.Empty, error) {
+		r.engine.RetryRoutes()
+		return proto.Empty{}, nil
+	}))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/internal/queue"
 	"github.com/opensmtpd/opensmtpd/internal/scheduler"
@@ -106,6 +107,9 @@ func (q *Queue) manage(ctx context.Context, req proto.ManageRequest) (proto.Coun
 	case "resume":
 		n = len(q.sched.Resume(req.ID))
 	case "schedule":
+		// Who asks for an attempt now wants one, not to hear when the route is tried
+		// again. Without a dispatcher there is nothing to attempt.
+		_, _ = proc.Ask(ctx, q.p.Links, proto.Dispatcher, proto.RetryRoutes, proto.Empty{})
 		n = len(q.sched.Schedule(req.ID, time.Now()))
 	case "remove":
 		n = len(q.sched.Cancel(req.ID))
