@@ -78,9 +78,11 @@ func runRole(f *flags) int {
 func processors(role proto.Role) int {
 	n := runtime.GOMAXPROCS(0)
 	switch role {
+	case proto.Dispatcher:
+		return (n + 1) / 2
 	case proto.Lookup, proto.Queue:
 		return max(1, n/2)
-	case proto.Control, proto.Enqueue, proto.Worker:
+	case proto.Parent, proto.Control, proto.Enqueue, proto.Worker:
 		return 1
 	}
 	return n

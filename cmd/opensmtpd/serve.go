@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -119,6 +120,7 @@ func serve(f *flags) int {
 	if !f.stderr {
 		warnings(c) // the log will not be seen here
 	}
+	runtime.GOMAXPROCS(processors(proto.Parent))
 	out := newOutput(f.stderr)
 	s := &service{flags: f, host: host, out: out, exe: exe, root: root}
 	err = s.run(c)
