@@ -193,10 +193,10 @@ func (e *Relayer) choose(r *relay, now time.Time) (choice, *refusal) {
 
 // survey is what was found about the routes of a relay.
 type survey struct {
-	disabled, mismatch, policy int
-	soonest                    time.Time // when the first one is enabled
-	first                      *link     // that one
-	failed                     *failure  // the last one of those that are disabled
+	disabled, mismatch int
+	soonest            time.Time // when the first one is enabled
+	first              *link     // that one
+	failed             *failure  // the last one of those that are disabled
 }
 
 func (s *survey) down(p *penalty, l *link) {
@@ -220,8 +220,6 @@ func (s *survey) conclude(now time.Time, no *refusal) {
 		no.text, no.enhanced = "Network error on destination MXs", smtp.EnhancedCode{4, 4, 1}
 	case s.disabled > 0:
 		no.text, no.enhanced = "No valid route to destination", smtp.EnhancedCode{4, 4, 1}
-	case s.policy > 0 && s.mismatch == 0:
-		no.text, no.enhanced = "No MX of destination is allowed by its MTA-STS policy", smtp.EnhancedCode{4, 7, 5}
 	case s.mismatch > 0:
 		no.text = "Address family mismatch on destination MXs"
 	default:
@@ -241,10 +239,6 @@ func (e *Relayer) chooseHost(r *relay, src Source, now time.Time, no *refusal, s
 		links := map[*hop]*link{}
 		limited := false
 		for _, h := range level[:n] {
-			if !h.TLS.allowed(h.Name) {
-				seen.policy++
-				continue
-			}
 			l, wait := e.chooseAddr(r, h, src, now, no, seen)
 			if l != nil {
 				open = append(open, h)

@@ -162,8 +162,6 @@ func TestReasonsForHavingNoRoute(t *testing.T) {
 		{"no addresses", with(smarthost("192.0.2.1"), func(r *Route) { r.Hosts[0].Addrs = nil }), "TempFail 4.4.4 No MX found for destination"},
 		{"family", with(smarthost("192.0.2.1"), func(r *Route) { r.Limits.Family = Inet6Only }), "TempFail 4.4.4 Address family mismatch on destination MXs"},
 		{"source", with(smarthost("192.0.2.1"), func(r *Route) { r.Sources = []Source{{Addr: netip.MustParseAddr("::1")}} }), "TempFail 4.4.4 Address family mismatch on destination MXs"},
-		{"sts", with(smarthost("192.0.2.1"), func(r *Route) { r.Hosts[0].TLS = TLS{Mode: STS, Patterns: []string{"*.mx.example"}} }),
-			"TempFail 4.7.5 No MX of destination is allowed by its MTA-STS policy"},
 		{"no domain", func(RouteQuery) (*Route, error) {
 			return nil, &smtp.Error{Code: 550, Enhanced: smtp.EnhancedCode{5, 1, 2}, Text: "Domain does not exist"}
 		}, "PermFail 5.1.2 Domain does not exist"},

@@ -184,22 +184,3 @@ func TestListsTellWhatIsGoingOn(t *testing.T) {
 		}
 	})
 }
-
-func TestPolicyPatterns(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		pattern, host string
-		ok            bool
-	}{
-		{"mx.example.org", "MX.example.org.", true},
-		{"*.example.org", "mx.example.org", true},
-		{"*.example.org", "a.mx.example.org", false},
-		{"*.example.org", "example.org", false},
-		{"*.org", "org", false},
-	} {
-		p := TLS{Mode: STS, Patterns: []string{tt.pattern}}
-		if p.allowed(tt.host) != tt.ok {
-			t.Errorf("%s for %s: want %v", tt.pattern, tt.host, tt.ok)
-		}
-	}
-}

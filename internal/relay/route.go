@@ -63,7 +63,6 @@ const (
 	Required                     // unverified
 	Verified                     // certificate verified for the name of the host
 	DANE                         // by TLSA records (RFC 7672)
-	STS                          // verified, and the name allowed by a policy (RFC 8461)
 )
 
 // TLS is the demand on a host.
@@ -73,7 +72,6 @@ type TLS struct {
 	TLSA     []TLSA   // of DANE
 	SNI      string   // name for the handshake; empty: none
 	Names    []string // of which the certificate must have one; empty: Host.Name
-	Patterns []string // mx patterns of the policy, for STS; hosts beside them are not used
 	Testing  bool     // check and report, but deliver regardless (RFC 8461 section 5)
 }
 
@@ -169,8 +167,6 @@ func (k *keyWriter) host(h *Host) {
 	k.flag(h.TLS.Testing)
 	k.number(len(h.TLS.Names))
 	k.text(h.TLS.Names...)
-	k.number(len(h.TLS.Patterns))
-	k.text(h.TLS.Patterns...)
 	k.flag(h.Auth != nil)
 	if a := h.Auth; a != nil {
 		k.text(a.User, a.Password, a.Mechanism)
@@ -192,25 +188,4 @@ func (k *keyWriter) limits(l *Limits) {
 	} {
 		k.number(int(d))
 	}
-}
-
-// allowed tells whether a policy of MTA-STS lets mail go to a host: a pattern is a
-// name, or "*." and a name for exactly one more label (RFC 8461 section 4.1).
-func (t *TLS) allowed(name string) bool {
-	if t.Mode != STS {
-		return true
-	}
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	_, parent, _ := strings.Cut(name, ".")
-	for _, p := range t.Patterns {
-		p = strings.ToLower(strings.TrimSuffix(p, "."))
-		if rest, ok := strings.CutPrefix(p, "*."); ok {
-			if parent != "" && parent == rest {
-				return true
-			}
-		} else if p == name {
-			return true
-		}
-	}
-	return false
 }

@@ -41,7 +41,7 @@ func (d *Dispatcher) clientTLS(t *relay.Target) (*tls.Config, func(*tls.Connecti
 		return nil, nil, err
 	}
 	switch t.TLS.Mode {
-	case relay.Verified, relay.STS:
+	case relay.Verified:
 		roots, err := keys.roots(t.CA)
 		if err != nil {
 			return nil, nil, err
