@@ -61,7 +61,7 @@ func TestProgramAnswersTables(t *testing.T) {
 	m.send("Joe@Example.org", "through a program")
 	m.wait(`mda delivery .*to=<Joe@Example\.org>.* result=Ok`)
 	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250",
-		"RCPT TO:<jim@example.org>", "^524", "RCPT TO:<joe@example.com>", "^550",
+		"RCPT TO:<jim@example.org>", "^550 5.1.1 ", "RCPT TO:<joe@example.com>", "^550",
 		// A program that dies costs the question that it was asked, no more.
 		"RCPT TO:<die@example.org>", "^4[25][14]", "RCPT TO:<joe@example.org>", "^250", "QUIT", "^221")
 	m.wait(`table virtuals: its program ended while in use; starting its program again in 0s`)
@@ -85,7 +85,7 @@ match from any for domain "example.net" action "mail"
 		m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<"+address+">", want, "QUIT", "^221")
 	}
 	rcpt("joe@example.org", "^250")
-	rcpt("jim@example.org", "^524")
+	rcpt("jim@example.org", "^550 5.1.1 ")
 	rcpt("bea@example.net", "^550")
 	m.file("virtuals", "joe@example.org: owner\njim@example.org: owner\n")
 	m.file("users", "amy:x:1:1::/a:\nbea:x:1:1::/b:\n")
@@ -104,7 +104,7 @@ match from any for domain "example.net" action "mail"
 		t.Fatal(err)
 	}
 	ask(m, proto.UpdateTable, proto.TableRequest{Name: "virtuals"})
-	rcpt("jim@example.org", "^524")
+	rcpt("jim@example.org", "^550 5.1.1 ")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestAnswersAreKept(t *testing.T) {
 	m.file("rows", "")
 	m.send("joe@example.org", "known")
 	ask(m, proto.UpdateTable, proto.TableRequest{Name: "virtuals"})
-	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@example.org>", "^524")
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@example.org>", "^550 5.1.1 ")
 }
 
 // Programs in the directory of helper programs are table backends.

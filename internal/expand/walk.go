@@ -245,7 +245,7 @@ func (w *walk) virtual(ctx context.Context, n *node) error {
 		return err
 	}
 	if !found {
-		return w.failf(listPerm, "%s is not in table %s", a, n.action.Virtual)
+		return w.failf(unknown, "%s is not in table %s", a, n.action.Virtual)
 	}
 	return w.add(ctx, n, targets, false)
 }
