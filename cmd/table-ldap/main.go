@@ -36,10 +36,12 @@ type directory struct {
 	timeout  time.Duration
 	services []table.Service
 	queries  map[table.Service]query
+	fetches  map[table.Service]*remote.Rotation
 }
 
 func open(name string, c *remote.Conf) (remote.Source, error) {
-	d := &directory{name: name, basedn: c.Get("basedn"), timeout: c.Delay("timeout", 10*time.Second), queries: map[table.Service]query{}}
+	d := &directory{name: name, basedn: c.Get("basedn"), timeout: c.Delay("timeout", 10*time.Second),
+		queries: map[table.Service]query{}, fetches: map[table.Service]*remote.Rotation{}}
 	for _, s := range remote.Services() {
 		filter, list := c.Get(string(s)+"_filter"), c.Get(string(s)+"_attributes")
 		if filter == "" && list == "" {
@@ -52,12 +54,56 @@ func open(name string, c *remote.Conf) (remote.Source, error) {
 		d.queries[s] = q
 		d.services = append(d.services, s)
 	}
+	for _, s := range []table.Service{table.Source, table.RelayHost} {
+		if err := d.addFetch(s, c); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(d.services)
 	var err error
 	if d.dialer, err = newDialer(c); err != nil {
 		return nil, err
 	}
 	d.dialer.timeout = d.timeout
 	return d, c.Err()
+}
+
+// addFetch reads the search whose results are fetched in turn, if there is one.
+func (d *directory) addFetch(s table.Service, c *remote.Conf) error {
+	key := "fetch_" + string(s)
+	filter, list := c.Get(key+"_filter"), c.Get(key+"_attributes")
+	expire := c.Delay(key+"_expire", time.Minute)
+	if filter == "" && list == "" {
+		return nil
+	}
+	q, err := parseQuery(s, filter, list)
+	if err != nil {
+		return fmt.Errorf("fetch_%w", err)
+	}
+	d.fetches[s] = &remote.Rotation{Expire: expire, Refresh: 1000, Load: func(ctx context.Context) ([]string, error) {
+		entries, err := d.search(ctx, q, "")
+		if err != nil {
+			return nil, err
+		}
+		return valuesOf(q, entries), nil
+	}}
+	if _, both := d.queries[s]; !both {
+		d.services = append(d.services, s)
+	}
+	return nil
+}
+
+// valuesOf returns all values of the one attribute, in the order of the entries.
+func valuesOf(q query, entries []*ldap.Entry) []string {
+	var out []string
+	for _, e := range entries {
+		for _, v := range e.GetEqualFoldAttributeValues(q.attributes[0]) {
+			if v != "" {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
 }
 
 // parseQuery checks the two keys of a service. auth needs no attributes: the entry
@@ -144,7 +190,7 @@ func rowsOf(s table.Service, q query, entries []*ldap.Entry) [][]string {
 	for _, e := range entries {
 		switch s {
 		case table.Alias, table.MailAddrMap:
-			for _, v := range e.GetEqualFoldAttributeValues(q.attributes[0]) {
+			for _, v := range valuesOf(q, []*ldap.Entry{e}) {
 				rows = append(rows, []string{v})
 			}
 		case table.Domain, table.MailAddr, table.NetAddr, table.String, table.Regex:
@@ -210,9 +256,13 @@ func (d *directory) authenticate(ctx context.Context, q query, key string) error
 	return err
 }
 
-// Fetch implements table.Table; there is nothing to fetch.
-func (d *directory) Fetch(_ context.Context, s table.Service) (string, error) {
-	return "", fmt.Errorf("%w: fetch %s", table.ErrUnsupported, s)
+// Fetch implements table.Table.
+func (d *directory) Fetch(ctx context.Context, s table.Service) (string, error) {
+	r := d.fetches[s]
+	if r == nil {
+		return "", fmt.Errorf("%w: fetch %s", table.ErrUnsupported, s)
+	}
+	return r.Next(ctx)
 }
 
 // Update implements table.Table.

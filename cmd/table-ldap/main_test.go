@@ -64,6 +64,9 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"url ldap://x\nalias_filter: (mail=%u)\n":                                                         "alias_attributes is missing",
 		"url ldap://x\ncredentials_filter: (uid=%u)\ncredentials_attributes: uid\n":                       "1 attributes, want 2",
 		"url ldap://x\nalias_attributes: uid\n":                                                           "alias_filter is missing",
+		"url ldap://x\nfetch_source_filter: (cn=out)\nfetch_source_attributes: ipHostNumber\n":            "",
+		"url ldap://x\nfetch_source_filter: (cn=out)\n":                                                   "fetch_source_attributes is missing",
+		"url ldap://x\nfetch_relayhost_filter: (cn=out\nfetch_relayhost_attributes: labeledURI\n":         "fetch_relayhost_filter",
 	} {
 		path := filepath.Join(t.TempDir(), "conf")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
