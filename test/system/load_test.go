@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,6 +156,13 @@ func (l *load) recovered(event time.Time) time.Duration {
 		return l.lastDone.After(event)
 	})
 	return time.Since(event)
+}
+
+// refusals returns the replies other than the wanted ones.
+func (l *load) refusals() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.refused))
 }
 
 // verify waits until each acknowledged message has been delivered to a user's
