@@ -24,6 +24,7 @@ type bridge struct {
 // state is what a session keeps in Data.
 type state struct {
 	milter *milter.ClientSession // nil: not to be asked any more
+	conn   net.Conn              // of milter, which leaves it open when it cannot say goodbye
 	failed bool                  // it could not be asked
 	skip   bool                  // it accepted the message under way
 }
@@ -32,6 +33,20 @@ type state struct {
 const (
 	maxChanges = 1000
 	maxBody    = 64 << 20 // bytes of a new body
+)
+
+// What a milter is offered. One that is made of the usual library ends the connection
+// when a thing is missing that it may want to do, or a step that it does not care for
+// and cannot leave out. Version 2 of the protocol knows the lowest bits only.
+const (
+	actions milter.OptAction = milter.OptAddHeader | milter.OptChangeBody | milter.OptAddRcpt | milter.OptRemoveRcpt |
+		milter.OptChangeHeader | milter.OptQuarantine | milter.OptChangeFrom | milter.OptAddRcptWithArgs | milter.OptSetSymList
+	steps milter.OptProtocol = milter.OptNoConnect | milter.OptNoHelo | milter.OptNoMailFrom | milter.OptNoRcptTo |
+		milter.OptNoBody | milter.OptNoHeaders | milter.OptNoEOH | milter.OptNoUnknown | milter.OptNoData |
+		milter.OptNoHeaderReply | milter.OptNoConnReply | milter.OptNoHeloReply | milter.OptNoMailReply | milter.OptNoRcptReply |
+		milter.OptNoDataReply | milter.OptNoUnknownReply | milter.OptNoEOHReply | milter.OptNoBodyReply
+	actions2 = actions & 0x3f
+	steps2   = steps & 0x7f
 )
 
 func (b *bridge) filter() *filter.Filter {
@@ -52,16 +67,10 @@ func (b *bridge) filter() *filter.Filter {
 func (b *bridge) connect(s *filter.Session) filter.Verdict {
 	st := &state{}
 	s.Data = st
-	client := milter.NewClientWithOptions(b.network, b.address, milter.ClientOptions{
-		Dialer:      &net.Dialer{Timeout: b.patience},
-		ReadTimeout: b.patience, WriteTimeout: b.patience,
-		ActionMask: milter.OptAddHeader | milter.OptChangeHeader | milter.OptChangeBody | milter.OptQuarantine,
-	})
-	m, err := client.Session()
-	if err != nil {
+	if err := b.open(st, actions, steps); err != nil {
 		return b.lost(s, st, err)
 	}
-	st.milter = m
+	m := st.milter
 	name := s.RDNS
 	if name == "" {
 		name = "unknown"
@@ -84,6 +93,49 @@ func (b *bridge) connect(s *filter.Session) filter.Verdict {
 	return b.answer(s, st)(m.Conn(name, family, s.Source.Port(), address))
 }
 
+// open connects to the milter and agrees on what it may do and is told.
+func (b *bridge) open(st *state, may milter.OptAction, mayLeave milter.OptProtocol) error {
+	d := &dialer{Dialer: net.Dialer{Timeout: b.patience}}
+	client := milter.NewClientWithOptions(b.network, b.address, milter.ClientOptions{
+		Dialer: d, ReadTimeout: b.patience, WriteTimeout: b.patience, ActionMask: may, ProtocolMask: mayLeave,
+	})
+	m, err := client.Session()
+	if err == nil {
+		st.milter, st.conn = m, d.conn
+		return nil
+	}
+	if d.conn != nil {
+		d.conn.Close()
+	}
+	if errors.Is(err, milter.ErrUnsupportedMilterVersion) && may != actions2 {
+		return b.open(st, actions2, steps2)
+	}
+	return err
+}
+
+// dialer remembers its connection.
+type dialer struct {
+	net.Dialer
+	conn net.Conn
+}
+
+// Dial connects to the milter.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	c, err := d.Dialer.Dial(network, address)
+	d.conn = c
+	return c, err
+}
+
+// close says goodbye to the milter, if there is one.
+func (st *state) close() {
+	if st.milter == nil {
+		return
+	}
+	_ = st.milter.Close() // it may be gone already
+	st.conn.Close()
+	st.milter = nil
+}
+
 // of returns the state of a session, also of one that was open when the filter was
 // started.
 func of(s *filter.Session) *state {
@@ -98,10 +150,8 @@ func of(s *filter.Session) *state {
 // lost gives the milter up for the rest of the session.
 func (b *bridge) lost(s *filter.Session, st *state, err error) filter.Verdict {
 	s.Logf("milter %s: %v", b.address, err)
-	if st.milter != nil {
-		st.milter.Close()
-	}
-	st.milter, st.failed = nil, true
+	st.close()
+	st.failed = true
 	return b.withoutMilter(st)
 }
 
@@ -122,8 +172,7 @@ func (b *bridge) answer(s *filter.Session, st *state) func(*milter.Action, error
 		switch a.Code {
 		case milter.ActAccept:
 			if s.Tx == nil { // of the whole session
-				st.milter.Close()
-				st.milter = nil
+				st.close()
 			}
 			st.skip = true
 		case milter.ActReject:
@@ -195,10 +244,7 @@ func (b *bridge) abort(s *filter.Session) {
 }
 
 func (b *bridge) disconnect(s *filter.Session) {
-	if st := of(s); st.milter != nil {
-		st.milter.Close()
-		st.milter = nil
-	}
+	of(s).close()
 }
 
 // message gives a message to the milter and makes the changes that it asks for.
@@ -215,7 +261,13 @@ func (b *bridge) message(s *filter.Session, m *filter.Message) filter.Verdict {
 		s.Logf("read message: %v", err)
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
-	changes, action, err := give(st.milter, s, fields, body)
+	own := 0 // the field of this server, which milters expect to be added later
+	if len(fields) > 0 {
+		if name, _, _ := split(fields[0]); strings.EqualFold(name, "Received") {
+			own = 1
+		}
+	}
+	changes, action, err := give(st.milter, s, fields[own:], body)
 	if err != nil {
 		return b.lost(s, st, err)
 	}
@@ -223,7 +275,7 @@ func (b *bridge) message(s *filter.Session, m *filter.Message) filter.Verdict {
 	if action.Code != milter.ActContinue && action.Code != milter.ActAccept {
 		return v
 	}
-	return apply(s, m, fields, body, changes)
+	return b.apply(s, m, &draft{own: fields[:own:own], fields: fields[own:], body: body}, changes)
 }
 
 // give sends the milter a message. The milter may end it early.
@@ -269,44 +321,73 @@ func field(name, value string) string {
 	return name + ": " + strings.Join(lines, "\r\n") + "\r\n"
 }
 
-// apply makes the changes, in their order.
-func apply(s *filter.Session, m *filter.Message, fields []string, body io.Reader, changes []milter.ModifyAction) filter.Verdict {
+// draft is a message under change: the fields of this server, those that the milter saw,
+// and the body.
+type draft struct {
+	own, fields []string
+	body        *io.SectionReader
+	newBody     []io.Reader // nil: the body stays
+}
+
+// reader returns the whole message.
+func (x *draft) reader() io.Reader {
+	head := strings.NewReader(strings.Join(x.own, "") + strings.Join(x.fields, "") + "\r\n")
+	if x.newBody != nil {
+		return io.MultiReader(head, io.MultiReader(x.newBody...))
+	}
+	return io.MultiReader(head, io.NewSectionReader(x.body, 0, x.body.Size())) // from its start
+}
+
+// apply makes the changes, in their order. That a message goes other ways than the
+// milter thinks, only -o can want.
+func (b *bridge) apply(s *filter.Session, m *filter.Message, x *draft, changes []milter.ModifyAction) filter.Verdict {
 	if len(changes) > maxChanges {
 		s.Logf("the milter asks for %d changes, more than %d", len(changes), maxChanges)
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
 	v := filter.Proceed()
 	changed, size := false, 0
-	var newBody []io.Reader
 	for _, c := range changes {
 		switch c.Code {
 		case milter.ActQuarantine:
 			s.Logf("quarantine: %s", c.Reason)
 			v = filter.Junk()
 			continue
+		case milter.ActAddRcpt, milter.ActDelRcpt, milter.ActChangeFrom:
+			s.Logf("the milter asks to change the sender or recipients, which is not possible here")
+			if !b.failOpen {
+				return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
+			}
+			continue
 		case milter.ActReplBody:
 			if size += len(c.Body); size > maxBody {
 				s.Logf("the milter's body is longer than %d bytes", maxBody)
 				return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 			}
-			newBody = append(newBody, strings.NewReader(string(c.Body)))
+			x.newBody = append(x.newBody, strings.NewReader(string(c.Body)))
 		default:
-			fields = changeHeader(fields, c)
+			x.change(c)
 		}
 		changed = true
 	}
 	if !changed {
 		return v
 	}
-	if newBody != nil {
-		body = io.MultiReader(newBody...)
-	}
-	text := io.MultiReader(strings.NewReader(strings.Join(fields, "")+"\r\n"), body)
-	if err := m.Replace(text); err != nil {
+	if err := m.Replace(x.reader()); err != nil {
 		s.Logf("change message: %v", err)
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
 	return v
+}
+
+// change adds, changes or removes a field. What is put in front comes before this
+// server's own field, too.
+func (x *draft) change(c milter.ModifyAction) {
+	if c.Code == milter.ActInsertHeader && c.HeaderIndex <= 1 {
+		x.own = changeHeader(x.own, c)
+		return
+	}
+	x.fields = changeHeader(x.fields, c)
 }
 
 // changeHeader adds, changes or removes a field. A change of one that is not there
@@ -319,10 +400,7 @@ func changeHeader(fields []string, c milter.ModifyAction) []string {
 	case milter.ActAddHeader:
 		return append(fields, field(c.HeaderName, c.HeaderValue))
 	case milter.ActInsertHeader:
-		i := min(int(c.HeaderIndex), len(fields))
-		if i > 0 {
-			i-- // counted from 1; 0 is the place in front, too
-		}
+		i := min(int(max(c.HeaderIndex, 1))-1, len(fields)) // counted from 1; 0 is the place in front, too
 		return slices.Insert(fields, i, field(c.HeaderName, c.HeaderValue))
 	case milter.ActChangeHeader:
 		n := uint32(0)

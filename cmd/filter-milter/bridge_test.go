@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"net"
 	"net/textproto"
 	"os"
@@ -84,6 +87,7 @@ func (x *script) Body(m *milter.Modifier) (milter.Response, error) {
 // serve runs the milter and returns a bridge to it, and what the milter was told.
 func serve(t *testing.T, newScript func() *script) (*bridge, <-chan string) {
 	t.Helper()
+	server := &milter.Server{Actions: actions &^ milter.OptSetSymList}
 	dir, err := os.MkdirTemp("", "milter") // a short path
 	if err != nil {
 		t.Fatal(err)
@@ -95,13 +99,10 @@ func serve(t *testing.T, newScript func() *script) (*bridge, <-chan string) {
 		t.Fatal(err)
 	}
 	told := make(chan string, 1000)
-	server := &milter.Server{
-		NewMilter: func() milter.Milter {
-			s := newScript()
-			s.told = told
-			return s
-		},
-		Actions: milter.OptAddHeader | milter.OptChangeHeader | milter.OptChangeBody | milter.OptQuarantine,
+	server.NewMilter = func() milter.Milter {
+		s := newScript()
+		s.told = told
+		return s
 	}
 	go func() { _ = server.Serve(l) }() // ends with Close
 	t.Cleanup(func() { server.Close() })
@@ -201,6 +202,100 @@ func TestMilterDecides(t *testing.T) {
 		o := s.Send(filtertest.Mail{From: "a@example.org", To: []string{"good@example.net", "bad@example.net"}, Text: text})
 		if o.Refused != tt.refused || o.Rcpts["bad@example.net"] != tt.rcpt || tt.refused == "" && o.Text != tt.text {
 			t.Errorf("%s: %+v", name, o)
+		}
+	}
+}
+
+// A milter that is made of the usual library goes away unless it is offered all that
+// it may want to do, and to leave out what it has no use for.
+func TestMilterIsOfferedAllThatItMayWant(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		version uint32
+		want    string // the last offer: version, actions, steps
+	}{
+		"of today":     {6, "6 1ff ff3ff"},
+		"of version 2": {2, "6 3f 7f"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			offers := make(chan string, 10)
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return // the test has ended
+					}
+					offer := make([]byte, 17)
+					_, _ = io.ReadFull(c, offer) // seen in the offer
+					n := func(at int) uint32 { return binary.BigEndian.Uint32(offer[at:]) }
+					offers <- fmt.Sprintf("%d %x %x", n(5), n(9), n(13))
+					binary.BigEndian.PutUint32(offer[5:], tt.version)
+					_, _ = c.Write(offer) // it takes all and leaves all out
+					_, _ = io.Copy(io.Discard, c)
+					c.Close()
+				}
+			}()
+			b := &bridge{network: "tcp", address: l.Addr().String(), patience: time.Minute}
+			s := greet(filtertest.Start(t, b.filter(), filtertest.OpenSMTPD()), "192.0.2.1:1234", "x")
+			if v := s.Ask(wire.PhaseMailFrom, "a@example.org"); v != "proceed" {
+				t.Errorf("the milter was given up: %s", v)
+			}
+			got := ""
+			for len(offers) > 0 {
+				got = <-offers
+			}
+			if got != tt.want {
+				t.Errorf("offered %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// Milters do not see the field of the server that asks them.
+func TestMilterDoesNotSeeOwnReceivedField(t *testing.T) {
+	t.Parallel()
+	const own, rest = "Received: from x\n\tby mx.test\n", "Received: from y\n\tby x\nSubject: s\n\nbody\n"
+	b, told := serve(t, func() *script {
+		return &script{change: func(m *milter.Modifier) error {
+			if err := m.InsertHeader(1, "Signature", "s"); err != nil {
+				return err
+			}
+			if err := m.InsertHeader(99, "Far", "f"); err != nil {
+				return err
+			}
+			return m.ChangeHeader(1, "Received", "from z")
+		}}
+	})
+	s := greet(filtertest.Start(t, b.filter(), filtertest.OpenSMTPD()), "192.0.2.1:1234", "x")
+	o := s.Send(filtertest.Mail{From: "a@example.org", To: []string{"b@example.net"}, Text: own + rest})
+	if got := strings.Join(drain(told), "|"); !strings.Contains(got, "|header Received from y\n\tby x|header Subject s|body ") || strings.Contains(got, "mx.test") {
+		t.Errorf("told %q", got)
+	}
+	if want := "Signature: s\n" + own + "Received: from z\nSubject: s\nFar: f\n\nbody\n"; o.Text != want {
+		t.Errorf("text %q\nwant %q", o.Text, want)
+	}
+}
+
+// What cannot be done for a milter is not passed over, unless mail may go unchecked.
+func TestMilterThatChangesRecipients(t *testing.T) {
+	t.Parallel()
+	for _, open := range []bool{false, true} {
+		b, _ := serve(t, func() *script {
+			return &script{change: func(m *milter.Modifier) error { return m.DeleteRecipient("<b@example.net>") }}
+		})
+		b.failOpen = open
+		d := filtertest.Start(t, b.filter(), filtertest.OpenSMTPD())
+		o := greet(d, "192.0.2.1:1234", "x").Send(filtertest.Mail{From: "a@example.org", To: []string{"b@example.net"}, Text: text})
+		if open && (o.Refused != "" || o.Text != text) || !open && !strings.Contains(o.Refused, "reject|451 4.3.0 ") {
+			t.Errorf("open %v: %+v", open, o)
+		}
+		if !strings.Contains(d.Log(), "change the sender or recipients") {
+			t.Errorf("log: %s", d.Log())
 		}
 	}
 }
