@@ -38,6 +38,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -163,13 +164,25 @@ func (d *Daemon) Has(extension string) bool { return d.extensions[wire.Extension
 // or SIGTERM comes, and exits: with status 1 when something failed.
 func Main(f *Filter) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := f.Serve(ctx, os.Stdin, os.Stdout)
+	err := f.Serve(ctx, pipe(os.Stdin), pipe(os.Stdout))
 	stop()
 	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// pipe returns what reads and writes file. If that is a socket, as it is under daemons,
+// the scheduler waits for it, which is cheaper than a thread that waits.
+func pipe(file *os.File) io.ReadWriter {
+	if info, err := file.Stat(); err != nil || info.Mode()&os.ModeSocket == 0 {
+		return file
+	}
+	if conn, err := net.FileConn(file); err == nil {
+		return conn
+	}
+	return file
 }
 
 // check finds what cannot work.

@@ -26,7 +26,9 @@ type conn struct {
 	r       *wire.Reader
 	w       *wire.Writer
 	daemon  *Daemon
-	working sync.WaitGroup // goroutines of sessions
+	working sync.WaitGroup // workers
+	work    chan *Session  // to a worker that has nothing to do
+	idle    atomic.Int32   // workers that wait for work
 	runs    sync.Pool      // of *run
 
 	// Of the goroutine that reads.
@@ -56,6 +58,7 @@ func (f *Filter) Serve(ctx context.Context, r io.Reader, w io.Writer) error {
 	defer c.cancel(nil)
 	c.room.L = &c.roomMu
 	defer context.AfterFunc(c.ctx, c.wakeReader)()
+	c.work = make(chan *Session)
 	for d := range c.sessions {
 		c.sessions[d] = make(map[uint64]*Session)
 	}
@@ -248,6 +251,38 @@ func (c *conn) handOver() {
 		c.last.enqueue(r)
 		if c.last.queued.Load() > maxQueued {
 			c.waitForRoom(c.last)
+		}
+	}
+}
+
+// maxIdle bounds the workers that wait for work.
+const maxIdle = 64
+
+// employ has a worker call the functions for a session. There are as many workers as
+// sessions whose functions run; some are kept when they have nothing to do, for a new
+// one costs more.
+func (c *conn) employ(s *Session) {
+	select {
+	case c.work <- s:
+	default:
+		c.working.Go(func() { c.worker(s) })
+	}
+}
+
+// worker works for one session after another, until there are too many of its kind or
+// the end comes.
+func (c *conn) worker(s *Session) {
+	for {
+		s.work()
+		if c.idle.Add(1) > maxIdle {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case s = <-c.work:
+			c.idle.Add(-1)
+		case <-c.ctx.Done():
+			return
 		}
 	}
 }

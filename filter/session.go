@@ -49,7 +49,8 @@ type Session struct {
 
 	mu      sync.Mutex
 	queue   []*run             // guarded by mu
-	running bool               // guarded by mu; a goroutine works on queue
+	taken   []*run             // guarded by mu; was queue before, to be used again
+	running bool               // guarded by mu; a worker works on queue
 	ctx     context.Context    // guarded by mu; made when first asked for
 	cancel  context.CancelFunc // guarded by mu
 	ended   bool               // guarded by mu; the session has disconnected
@@ -140,47 +141,50 @@ const (
 	maxQueued = 1 << 20  // bytes; the daemon is not read while a session has more
 )
 
-// enqueue hands lines to the goroutine of the session and starts it if there is none.
+// enqueue hands lines to the worker of the session and finds one if it has none.
 func (s *Session) enqueue(r *run) {
 	s.queued.Add(int64(r.size))
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.queue = append(s.queue, r)
-	if !s.running {
-		s.running = true
-		s.c.working.Add(1)
-		go s.work()
+	idle := !s.running
+	s.running = true
+	s.mu.Unlock()
+	if idle {
+		s.c.employ(s)
 	}
 }
 
 // work handles lines until none are left.
 func (s *Session) work() {
-	defer s.c.working.Done()
 	for {
 		s.mu.Lock()
-		if len(s.queue) == 0 {
-			s.queue = nil
-			s.running = false
-			s.mu.Unlock()
+		taken := s.queue
+		s.queue, s.taken = s.taken[:0], taken
+		s.running = len(taken) > 0
+		s.mu.Unlock()
+		if len(taken) == 0 {
 			return
 		}
-		r := s.queue[0]
-		s.queue = s.queue[1:]
-		s.mu.Unlock()
-
-		for i := range r.lines {
-			s.handle(&r.lines[i])
-			if len(s.out) > maxRun {
-				s.flush()
-			}
+		for _, r := range taken {
+			s.obey(r)
 		}
-		s.flush()
-
-		if left := s.queued.Add(-int64(r.size)); left+int64(r.size) > maxQueued {
-			s.c.wakeReader()
-		}
-		s.c.recycle(r)
+		clear(taken)
 	}
+}
+
+// obey handles lines that arrived together.
+func (s *Session) obey(r *run) {
+	for i := range r.lines {
+		s.handle(&r.lines[i])
+		if len(s.out) > maxRun {
+			s.flush()
+		}
+	}
+	s.flush()
+	if left := s.queued.Add(-int64(r.size)); left+int64(r.size) > maxQueued {
+		s.c.wakeReader()
+	}
+	s.c.recycle(r)
 }
 
 // flush sends what the session has written.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 )
 
@@ -116,6 +117,9 @@ func (w *Writer) Send(lines []byte) error {
 		return nil
 	}
 	w.writing = true
+	w.mu.Unlock()
+	runtime.Gosched() // whoever is about to send goes first: one write does for all
+	w.mu.Lock()
 	for len(w.pending) > 0 && w.err == nil {
 		out := w.pending
 		w.pending, w.spare = w.spare[:0], nil

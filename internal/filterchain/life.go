@@ -18,6 +18,8 @@ import (
 const (
 	maxQueued    = 1 << 20               // bytes that wait to be written; then senders wait
 	lateTime     = 10 * time.Millisecond // that a report waits for company
+	crowd        = 4                     // sessions, from which on questions wait for company …
+	crowdTime    = 2 * time.Millisecond  // … from the last write on
 	writeTimeout = time.Minute           // of one write: a program that reads nothing for so long hangs
 	maxNonsense  = 100                   // lines without sense, then the program is started again
 	maxComplaint = 5                     // of these that are logged
@@ -48,7 +50,10 @@ type life struct {
 	heard atomic.Int64  // lines that came
 	token atomic.Uint64 // of the last question
 
-	flushing atomic.Bool // a timer is set that sends what was held back
+	heldMu sync.Mutex  // guards what follows
+	wrote  time.Time   // when something was sent last
+	due    time.Time   // when what was held back goes out; zero: nothing is
+	flush  *time.Timer // runs then; nil before the first time
 
 	mu       sync.Mutex // guards what follows
 	sessions map[uint64]*member
@@ -196,23 +201,56 @@ func (l *life) wants(d wire.Direction, e wire.Event) bool { return l.events[d]&(
 // answers tells whether a phase is registered.
 func (l *life) answers(d wire.Direction, p wire.Phase) bool { return l.phases[d]&(1<<p) != 0 }
 
-// tell sends a line that nobody waits for an answer to. It may be held back for a
+// tell sends lines that nobody waits for an answer to. They may be held back for a
 // little while, until something more urgent goes out.
-func (l *life) tell(line []byte) {
-	if err := l.out.Later(line); err != nil {
+func (l *life) tell(lines []byte) {
+	if err := l.out.Later(lines); err != nil {
 		l.broken(err)
 		return
 	}
-	if !l.flushing.Load() && l.flushing.CompareAndSwap(false, true) {
-		time.AfterFunc(lateTime, func() {
-			l.flushing.Store(false)
-			_ = l.ask(nil) // it has ended the life, if it failed
-		})
-	}
+	l.hold(time.Now(), lateTime)
 }
 
-// ask sends lines now, behind those held back.
+// ask sends lines whose answer a session waits for, behind those held back. Where there
+// are many sessions, they wait for each other a little: what costs is that a process
+// wakes up, not what it does with a line more.
 func (l *life) ask(lines []byte) error {
+	now := time.Now()
+	l.heldMu.Lock()
+	wait := crowdTime - now.Sub(l.wrote)
+	l.heldMu.Unlock()
+	if wait <= 0 || l.p.stats.sessions.Load() < crowd {
+		return l.send(lines)
+	}
+	if err := l.out.Later(lines); err != nil {
+		l.broken(err)
+		return err
+	}
+	l.hold(now, wait)
+	return nil
+}
+
+// hold has what is held back sent within wait.
+func (l *life) hold(now time.Time, wait time.Duration) {
+	due := now.Add(wait)
+	l.heldMu.Lock()
+	defer l.heldMu.Unlock()
+	switch {
+	case l.flush == nil:
+		l.flush = time.AfterFunc(wait, func() { _ = l.send(nil) }) // it has ended the life, if it failed
+	case l.due.IsZero() || due.Before(l.due):
+		l.flush.Reset(wait)
+	default:
+		return
+	}
+	l.due = due
+}
+
+// send sends lines now, behind those held back.
+func (l *life) send(lines []byte) error {
+	l.heldMu.Lock()
+	l.wrote, l.due = time.Now(), time.Time{}
+	l.heldMu.Unlock()
 	err := l.out.Send(lines)
 	if err != nil {
 		l.broken(err)
@@ -376,7 +414,7 @@ func (r *reading) question(d *wire.ToDaemon, line []byte) error {
 	l.wg.Go(func() {
 		defer l.questions.Add(-1)
 		values, status := l.resolve(ctx, q, name)
-		_ = l.ask(wire.AppendAnswer(nil, session, id, values, status)) // it has ended the life, if it failed
+		_ = l.send(wire.AppendAnswer(nil, session, id, values, status)) // it has ended the life, if it failed
 	})
 	return nil
 }

@@ -242,12 +242,15 @@ func (t *Text) send(i int, lines, batch []byte) ([]byte, error) {
 		batch = append(append(batch, head...), lines[:min(n, wire.MaxText)]...)
 		batch = append(batch, '\n')
 		lines = lines[n+1:]
-		if len(batch) >= batchSize || len(lines) == 0 {
-			if err := st.m.life.ask(batch); err != nil {
+		if len(batch) >= batchSize {
+			if err := st.m.life.send(batch); err != nil {
 				return batch, err
 			}
 			batch = batch[:0]
 		}
+	}
+	if len(batch) > 0 {
+		st.m.life.tell(batch) // more is coming, or the end
 	}
 	return batch, nil
 }
