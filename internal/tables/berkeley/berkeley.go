@@ -52,7 +52,8 @@ func magic(b []byte, off int) (uint32, binary.ByteOrder, bool) {
 }
 
 // Read calls f for each entry of the database in r, which has size bytes, until f
-// returns an error. Key and value are valid during the call. A NUL byte at the end
+// returns an error. A file that has lost its end is damaged, but entries may have been
+// handed over before that is seen. Key and value are valid during the call. A NUL byte at the end
 // of either, which C programs store, is left out. Hash files have no order; those
 // of btrees come sorted.
 func Read(r io.ReaderAt, size int64, f func(key, value []byte) error) error {
@@ -80,11 +81,12 @@ func Read(r io.ReaderAt, size int64, f func(key, value []byte) error) error {
 
 // file is a file being read.
 type file struct {
-	b     []byte
-	order binary.ByteOrder
-	psize int
-	f     func(key, value []byte) error
-	left  int // bytes that may still be looked at, so that no file keeps us busy for ever
+	b       []byte
+	order   binary.ByteOrder
+	psize   int
+	f       func(key, value []byte) error
+	entries int // handed over
+	left    int // bytes that may still be looked at, so that no file keeps us busy for ever
 }
 
 func (d *file) u16(b []byte, off int) int    { return int(d.order.Uint16(b[off:])) }
@@ -135,6 +137,7 @@ func (d *file) emit(key, value []byte) error {
 	if len(key) > maxKey || len(value) > maxValue {
 		return fmt.Errorf("entry %.40q…: key over %d or value over %d bytes", key, maxKey, maxValue)
 	}
+	d.entries++
 	return d.f(key, value)
 }
 

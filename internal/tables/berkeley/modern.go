@@ -3,8 +3,8 @@ package berkeley
 import "fmt"
 
 // Files of the versions from 2 on. Page 0 describes the file: magic at 12, version
-// at 16, page size at 20, encryption at 24, flags at 26. Every page has a header of
-// 26 bytes, or 32 when pages have checksums:
+// at 16, page size at 20, encryption at 24, flags at 26, last page at 32. Every page
+// has a header of 26 bytes, or 32 when pages have checksums:
 //
 //	0 log position  8 page number  12 page before  16 page behind  20 items
 //	22 where they begin, or the length of an overflow page's part  24 level  25 kind
@@ -47,11 +47,15 @@ func (d *file) modern(kind uint32) error {
 	if d.psize < 512 {
 		return damaged("pages of %d bytes", d.psize)
 	}
+	last := d.u32(d.b, 32)
+	if last >= d.pages() {
+		return damaged("the file ends at page %d of %d", d.pages(), last+1)
+	}
 	header := 26
 	if d.b[26]&metaChecksum != 0 {
 		header = 32
 	}
-	for n := uint32(1); n < d.pages(); n++ {
+	for n := uint32(1); n <= last; n++ {
 		p, err := d.page(n)
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ import (
 // of 32-bit numbers:
 //
 //	0 magic  1 version  2 byte order of the pages  3 page size  …  10 last bucket
-//	…  15 pages of the header  17… pages of overflow before each doubling, 32 numbers
+//	…  14 entries  15 pages of the header  17… pages of overflow before each doubling, 32 numbers
 //
 // A page is an array of 16-bit numbers, n first, then for each pair where the key
 // begins and where the value does; items are packed from the end of the page. A
@@ -56,6 +56,9 @@ func (d *file) oldHash() error {
 		if err := o.bucket(n); err != nil {
 			return err
 		}
+	}
+	if uint64(d.entries) < uint64(h[14]) {
+		return damaged("%d entries of %d", d.entries, h[14])
 	}
 	return nil
 }
@@ -215,11 +218,8 @@ func (d *file) oldBtree() error {
 	if err := d.setPageSize(d.u32(d.b, 8)); err != nil {
 		return err
 	}
-	if d.pages() < 2 { // nothing was ever stored
-		return nil
-	}
-	n := uint32(1)
-	for { // down to the first leaf
+	n := uint32(1) // which an empty tree has too
+	for {          // down to the first leaf
 		p, err := d.page(n)
 		if err != nil {
 			return err
