@@ -1,8 +1,10 @@
 package parent
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -276,5 +278,22 @@ func TestCommandsHaveNoGroupOfTheMailboxes(t *testing.T) {
 		if want := map[bool]int{true: 1, false: 2}[exec]; len(groups) != want {
 			t.Errorf("exec %v: groups %v, want %d", exec, groups, want)
 		}
+	}
+}
+
+func TestLogOfAProgramThatWritesMuchIsCut(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	l := &lineLog{log: proc.NewLog(&out, proto.Parent, false, false), prefix: "table t: "}
+	fmt.Fprint(l, strings.Repeat("x\n", 3*maxProgramLines))
+	l.since = l.since.Add(-logWindow)
+	fmt.Fprint(l, "again\n")
+	l.log.Flush()
+	got := out.String()
+	if n := strings.Count(got, "table t: x\n"); n != maxProgramLines {
+		t.Errorf("%d lines were logged, want %d", n, maxProgramLines)
+	}
+	if !strings.HasSuffix(got, "the next ones are left out\nwarn: table t: 2000 lines were left out\ninfo: table t: again\n") {
+		t.Errorf("the log ends with %q", got[max(0, len(got)-200):])
 	}
 }

@@ -120,14 +120,22 @@ func (p *Parent) end(r *runningProgram) {
 }
 
 // maxProgramLine bounds a line that a program writes to its standard error, in
-// bytes; longer ones are cut into several.
-const maxProgramLine = 1024
+// bytes; longer ones are cut into several. Of what it writes within logWindow, the
+// first maxProgramLines are logged.
+const (
+	maxProgramLine  = 1024
+	maxProgramLines = 1000
+	logWindow       = 10 * time.Second
+)
 
 // lineLog logs what a program writes to its standard error.
 type lineLog struct {
 	log    *proc.Log
 	prefix string
 	rest   []byte
+
+	since time.Time // when the window began
+	lines int       // of the window
 }
 
 // Write implements io.Writer. One goroutine writes.
@@ -147,10 +155,27 @@ func (l *lineLog) Write(b []byte) (int, error) {
 		} else if len(l.rest) < maxProgramLine {
 			break
 		}
-		l.log.Infof("%s%s", l.prefix, printable(l.rest))
+		l.line(time.Now())
 		l.rest = l.rest[:0]
 	}
 	return n, nil
+}
+
+// line logs what was read, unless the program has written too much for a while.
+func (l *lineLog) line(now time.Time) {
+	if now.Sub(l.since) >= logWindow {
+		if n := l.lines - maxProgramLines; n > 0 {
+			l.log.Warnf("%s%d lines were left out", l.prefix, n)
+		}
+		l.since, l.lines = now, 0
+	}
+	l.lines++
+	switch {
+	case l.lines <= maxProgramLines:
+		l.log.Infof("%s%s", l.prefix, printable(l.rest))
+	case l.lines == maxProgramLines+1:
+		l.log.Warnf("%smore than %d lines within %v; the next ones are left out", l.prefix, maxProgramLines, logWindow)
+	}
 }
 
 // printable replaces what has no place in a log.
