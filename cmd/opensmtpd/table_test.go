@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/table"
@@ -18,12 +19,38 @@ import (
 // lines of service, key and value.
 const tableVariable = "OPENSMTPD_TEST_TABLE"
 
-// tableProgramMain is that program. The key "die" ends it.
+// tableProgramMain is that program. Keys that begin with "die", "hang", "flood" and
+// "mumble" make it do that: end, answer when there is a file of the name with ".go"
+// added, write lines without end, and much to its standard error. An update hangs when
+// there is a line "update slowly".
 func tableProgramMain(path string) {
+	await := func(what string) {
+		fmt.Fprintln(os.Stderr, "waits with", what)
+		for _, err := os.Stat(path + ".go"); err != nil; _, err = os.Stat(path + ".go") {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 	table.Main(table.Funcs{
+		OnUpdate: func(context.Context) error {
+			b, err := os.ReadFile(path)
+			if strings.Contains(string(b), "update slowly") {
+				await("an update")
+			}
+			return err
+		},
 		OnLookup: func(_ context.Context, s table.Service, key string) (string, error) {
-			if strings.HasPrefix(key, "die") {
+			switch {
+			case strings.HasPrefix(key, "die"):
 				os.Exit(3)
+			case strings.HasPrefix(key, "hang"):
+				await("an answer")
+			case strings.HasPrefix(key, "flood"):
+				for err := error(nil); err == nil; _, err = os.Stdout.WriteString("lookup-result|x|found|x\n") {
+				}
+			case strings.HasPrefix(key, "mumble"):
+				for range 10_000 {
+					fmt.Fprintln(os.Stderr, "mumbles")
+				}
 			}
 			b, err := os.ReadFile(path)
 			if err != nil {
@@ -65,6 +92,80 @@ func TestProgramAnswersTables(t *testing.T) {
 		// A program that dies costs the question that it was asked, no more.
 		"RCPT TO:<die@example.org>", "^4[25][14]", "RCPT TO:<joe@example.org>", "^250", "QUIT", "^221")
 	m.wait(`table virtuals: its program ended while in use; starting its program again in 0s`)
+}
+
+// installRows installs the test binary as the program of the backend "rows".
+func (m *mta) installRows() {
+	m.t.Helper()
+	libexec := filepath.Join(m.dir, "libexec")
+	if err := os.Mkdir(libexec, 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexport %s=\"$1\"\nexec %s\n", tableVariable, program(m.t))
+	if err := os.WriteFile(filepath.Join(libexec, "table-rows"), []byte(script), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	m.args = []string{"-o", "libexec=" + libexec}
+}
+
+func TestProgramThatIsSlowHoldsUpNothingElse(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, prelude+`
+table slow rows:DIR/slow
+table quick rows:DIR/quick
+table names file:DIR/names
+action "slow" maildir $maildir virtual <slow> userbase <owner>
+action "quick" maildir $maildir virtual <quick> userbase <owner>
+action "names" maildir $maildir virtual <names> userbase <owner>
+match from any for domain "slow.example" action "slow"
+match from any for domain "quick.example" action "quick"
+match from any for domain "names.example" action "names"
+`)
+	m.file("slow", "alias joe@slow.example owner\nalias hang@slow.example owner\n")
+	m.file("quick", "alias joe@quick.example owner\n")
+	m.file("names", "joe@names.example: owner\n")
+	m.installRows()
+	m.start()
+	c := m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250")
+	if err := c.PrintfLine("RCPT TO:<hang@slow.example>"); err != nil {
+		t.Fatal(err)
+	}
+	m.wait(`table slow: waits with an answer`)
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@quick.example>", "^250",
+		"RCPT TO:<joe@names.example>", "^250", "RCPT TO:<joe@slow.example>", "^250", "RCPT TO:<jim@slow.example>", "^550")
+
+	// Nor does a program that is told to read its file again and takes its time.
+	m.file("slow", "alias joe@slow.example owner\nalias hang@slow.example owner\nupdate slowly\n")
+	m.wait(`table slow: waits with an update`)
+	m.file("names", "joe@names.example: owner\njim@names.example: owner\n")
+	m.wait(`table "names": .* has changed and was read again`)
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<jim@names.example>", "^250")
+
+	m.file("slow.go", "")
+	m.expect(c, "RCPT TO:<hang@slow.example>", "^250")
+	m.wait(`table "slow": .* has changed and was read again`)
+}
+
+func TestProgramThatFloodsIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	rows := m.file("rows", "domain example.org x\nalias joe@example.org owner\nalias mumble@example.org owner\n")
+	m.writeConf(strings.ReplaceAll(programConf, "COMMAND", tableCommand(t, rows)))
+	m.start()
+	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250",
+		"RCPT TO:<flood@example.org>", "^4[25][14]", "RCPT TO:<joe@example.org>", "^250",
+		"RCPT TO:<mumble@example.org>", "^250", "QUIT", "^221")
+	m.wait(`table virtuals: its program answers what it was not asked: .*; starting its program again in 0s`)
+	m.wait(`table virtuals: more than 1000 lines within 10s; the next ones are left out`)
+	said := 0
+	for _, line := range m.lines() {
+		if strings.Contains(line, "table virtuals: mumbles") {
+			said++
+		}
+	}
+	if said == 0 || said > 1000 {
+		t.Errorf("%d lines of the program's standard error were logged", said)
+	}
 }
 
 func TestTableFilesAreReadAgainWhenTheyChange(t *testing.T) {
@@ -149,17 +250,9 @@ func TestAnswersAreKept(t *testing.T) {
 func TestProgramIsFoundByTheNameOfTheBackend(t *testing.T) {
 	t.Parallel()
 	m := newMTA(t, "")
-	libexec := filepath.Join(m.dir, "libexec")
-	if err := os.Mkdir(libexec, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	rows := m.file("rows", "domain example.org x\nalias joe@example.org owner\n")
-	script := fmt.Sprintf("#!/bin/sh\nexport %s=\"$1\"\nexec %s\n", tableVariable, program(t))
-	if err := os.WriteFile(filepath.Join(libexec, "table-rows"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	m.writeConf(strings.ReplaceAll(programConf, `proc-exec "COMMAND"`, "rows:"+rows))
-	m.args = []string{"-o", "libexec=" + libexec}
+	m.installRows()
 	m.start()
 	m.send("joe@example.org", "by name")
 	m.wait(`mda delivery .*to=<joe@example\.org>.* result=Ok`)

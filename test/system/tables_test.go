@@ -77,7 +77,7 @@ func TestServersAnswerTablesAndMayGoAway(t *testing.T) {
 			if err := d.logIn("relay", "secret"); err == nil || !strings.HasPrefix(err.Error(), "4") {
 				t.Errorf("while the server is away a login is answered by %v, want a temporary failure", err)
 			}
-			stop = db.run(d)
+			db.run(d)
 			for _, l := range loads {
 				l.more(10)
 			}

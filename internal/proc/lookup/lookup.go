@@ -54,8 +54,6 @@ type Lookup struct {
 	Parts
 	limiter *auth.Limiter
 
-	watching sync.Mutex // held while a table's file is looked at; guards what watched tables know of them
-
 	mu          sync.Mutex // guards what follows
 	current     *generation
 	generations map[uint32]*generation

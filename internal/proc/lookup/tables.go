@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/proc"
@@ -99,8 +100,10 @@ type watched struct {
 	table.Table
 	name, path string
 	access     Access
-	used       fs.FileInfo // as the file was when the table was read last; nil: not known
-	now        fs.FileInfo // as it was at the last look
+
+	mu   sync.Mutex  // held during a look; guards what follows
+	used fs.FileInfo // as the file was when the table was read last; nil: not known
+	now  fs.FileInfo // as it was at the last look
 }
 
 // stat looks at the file, with the parent's help where this process may not.
@@ -128,7 +131,8 @@ func same(a, b fs.FileInfo) bool {
 }
 
 // watch reads tables again whose files change. A file counts as changed when two
-// looks at it find it the same, so that one that is being written is left alone.
+// looks at it find it the same, so that one that is being written is left alone. A
+// table that takes long to be read again holds up no other.
 func (l *Lookup) watch(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -139,17 +143,24 @@ func (l *Lookup) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		g, done := l.use(0)
+		var looks sync.WaitGroup
 		for _, w := range g.watched {
-			l.look(ctx, w)
+			if w.mu.TryLock() { // else the last look is not over
+				looks.Go(func() {
+					defer w.mu.Unlock()
+					l.look(ctx, w)
+				})
+			}
 		}
-		done()
+		l.p.Go(func(context.Context) {
+			looks.Wait()
+			done()
+		})
 	}
 }
 
-// look looks at one table's file.
+// look looks at one table's file. The caller holds its mutex.
 func (l *Lookup) look(ctx context.Context, w *watched) {
-	l.watching.Lock()
-	defer l.watching.Unlock()
 	before := w.now
 	w.now = w.stat(ctx)
 	if same(w.now, w.used) || !same(w.now, before) {
@@ -172,14 +183,14 @@ func (l *Lookup) updateTable(ctx context.Context, req proto.TableRequest) (proto
 		l.p.Log.Warnf("Lookup table not found: %q", req.Name)
 		return proto.Empty{}, fmt.Errorf("no table %q in the configuration", req.Name)
 	}
-	l.watching.Lock()
 	for _, w := range g.watched {
 		if w.name == req.Name {
+			w.mu.Lock()
 			w.now = w.stat(ctx)
 			w.used = w.now
+			w.mu.Unlock()
 		}
 	}
-	l.watching.Unlock()
 	if err := t.Update(ctx); err != nil {
 		l.p.Log.Warnf("Failed to update table %q: %v", req.Name, err)
 		return proto.Empty{}, err
