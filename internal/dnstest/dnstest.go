@@ -44,13 +44,35 @@ const (
 // line, and stops it when the test ends.
 func Start(t testing.TB, zone string) *Server {
 	t.Helper()
+	pc, l := listen(t)
+	return serve(t, pc, l, zone)
+}
+
+// StartAt is Start for a server at an address of host:port, for programs that can be
+// told a host only. Ports below 1024 need root.
+func StartAt(t testing.TB, addr, zone string) *Server {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		pc.Close()
+		t.Fatal(err)
+	}
+	return serve(t, pc, l, zone)
+}
+
+// serve answers on two sockets of the same port until the test ends.
+func serve(t testing.TB, pc net.PacketConn, l net.Listener, zone string) *Server {
+	t.Helper()
 	s := &Server{
 		records: make(map[string][]dns.RR),
 		faults:  make(map[string]Fault),
 		asked:   make(map[string]int),
 	}
 	s.Add(t, zone)
-	pc, l := listen(t)
 	s.addr = pc.LocalAddr().String()
 	for _, srv := range []*dns.Server{
 		{PacketConn: pc, Handler: s.handler("udp")},

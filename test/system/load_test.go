@@ -110,7 +110,7 @@ func (l *load) session(rcpt string) {
 		begun := time.Now()
 		name := fmt.Sprintf("load-%d", loadSerial.Add(1))
 		if !ask("MAIL FROM:<load@example.net>\r\n", "250") || !ask("RCPT TO:<"+rcpt+">\r\n", "250") || !ask("DATA\r\n", "354") ||
-			!ask("Subject: load\r\nX-Load: "+name+"\r\n\r\n"+strings.Repeat("some text of a message\r\n", 40)+".\r\n", "250") {
+			!ask("From: <load@example.net>\r\nSubject: load\r\nX-Load: "+name+"\r\n\r\n"+strings.Repeat("some text of a message\r\n", 40)+".\r\n", "250") {
 			return
 		}
 		l.note(func() {

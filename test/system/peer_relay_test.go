@@ -76,13 +76,14 @@ func awkwardBodies() []string {
 	return []string{small, strings.Repeat(long[:75]+"\n", 1<<20/76) + small}
 }
 
-// cameBack looks at what became of the message with a subject.
-func cameBack(t *testing.T, mails []string, subject, with, want string) {
+// unchanged looks for the message with a subject, which must have this body, and
+// returns its header.
+func unchanged(t *testing.T, mails []string, subject, want string) (head string, found bool) {
 	t.Helper()
 	at := slices.IndexFunc(mails, func(m string) bool { return strings.Contains(m, "\nSubject: "+subject+"\n") })
 	if at < 0 {
-		t.Errorf("message %s did not come back", subject)
-		return
+		t.Errorf("there is no message %s", subject)
+		return "", false
 	}
 	head, got, _ := strings.Cut(mails[at], "\n\n")
 	if got != want {
@@ -90,8 +91,18 @@ func cameBack(t *testing.T, mails []string, subject, with, want string) {
 		for n < len(got) && n < len(want) && got[n] == want[n] {
 			n++
 		}
-		t.Errorf("%s: the body of %d bytes came back with %d, different from byte %d on:\n%q\nwant\n%q", subject, len(want), len(got), n,
+		t.Errorf("%s: the body of %d bytes arrived with %d, different from byte %d on:\n%q\nwant\n%q", subject, len(want), len(got), n,
 			got[n:min(len(got), n+100)], want[n:min(len(want), n+100)])
+	}
+	return head, true
+}
+
+// cameBack looks at what became of the message with a subject.
+func cameBack(t *testing.T, mails []string, subject, with, want string) {
+	t.Helper()
+	head, found := unchanged(t, mails, subject, want)
+	if !found {
+		return
 	}
 	// The youngest field is ours, of the last hop; the next one the other server's.
 	protocol := regexp.MustCompile(`(?i)\bwith (\S+)`)

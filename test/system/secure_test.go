@@ -22,6 +22,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -117,8 +119,9 @@ _mta-sts.testing TXT "v=STSv1; id=1"
 mta-sts.testing A NET.4
 `
 
-// background starts a program that serves until the end of the test.
-func background(t *testing.T, name string, args ...string) {
+// background starts a program that serves until the end of the test, or until it is
+// killed by what is returned.
+func background(t *testing.T, name string, args ...string) (kill func()) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	out, err := os.Create(filepath.Join(t.TempDir(), "output"))
@@ -127,17 +130,22 @@ func background(t *testing.T, name string, args ...string) {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to be ended with its children
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
+	kill = sync.OnceFunc(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 		_ = cmd.Wait()
+	})
+	t.Cleanup(func() {
+		kill()
 		if t.Failed() {
 			b, _ := os.ReadFile(out.Name())
 			t.Logf("%s:\n%s", name, b)
 		}
 	})
+	return kill
 }
 
 // command runs a program in a directory and returns its output.
