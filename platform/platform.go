@@ -116,6 +116,7 @@ type Profile struct {
 	DNS    bool     // asks the resolver
 
 	UnixServer bool // serves a local listener that it is handed
+	Probe      bool // asks whether a process lives, such as the holder of a lock file
 	Sandbox    Sandbox
 }
 

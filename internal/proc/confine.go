@@ -5,13 +5,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // Needs returns what a role does, so that the system can keep it from all else. c
-// says where and as whom it runs. Delivery workers have no profile: they run what
-// users want run.
+// says where and as whom it runs. For delivery workers there is WorkerNeeds.
 //
 // A role that learns to do something more says so here. The profiles are small on
 // purpose: another process that may is asked instead, by a call.
@@ -44,7 +44,42 @@ func (p *Process) Confine(c proto.Confinement) (proto.SetupReply, error) {
 	if p.confined {
 		return proto.SetupReply{}, nil
 	}
-	need := Needs(p.Role, c)
+	return p.confine(Needs(p.Role, c))
+}
+
+// WorkerNeeds returns what a delivery worker does that writes mailboxes or talks to
+// an LMTP server, as the recipient it has become already. It returns false for a
+// worker that runs commands: they would inherit what confines it, and may be set-id
+// programs.
+func WorkerNeeds(c proto.WorkerConfig) (platform.Profile, bool) {
+	p := platform.Profile{Role: string(proto.Worker), UID: -1, GID: -1, PassFD: true}
+	if c.Exec || c.Wrapper != "" {
+		return p, false
+	}
+	switch policy.Method(c.Method) {
+	case policy.Mbox:
+		p.Write, p.Probe = []string{"/"}, true // locks name the process that holds them
+	case policy.Maildir:
+		p.Write = []string{"/"} // wherever the path of the action leads
+	case policy.LMTP:
+		p.Inet, p.Unix, p.DNS, p.Read = true, true, true, []string{"/"}
+	default:
+		return p, false
+	}
+	return p, true
+}
+
+// ConfineWorker puts a delivery worker under its profile, if it has one.
+func (p *Process) ConfineWorker(c proto.WorkerConfig) (proto.SetupReply, error) {
+	need, ok := WorkerNeeds(c)
+	if !p.Env.Confine || !ok {
+		return proto.SetupReply{Guarantees: "none"}, nil
+	}
+	return p.confine(need)
+}
+
+// confine puts the process under a profile.
+func (p *Process) confine(need platform.Profile) (proto.SetupReply, error) {
 	need.Sandbox = p.Sandbox
 	g, err := p.Host.Confine(need)
 	if err != nil {

@@ -57,6 +57,16 @@ func readsAll(p platform.Profile) bool {
 	return (p.Root == "" || p.Root == "/") && slices.Contains(p.Read, "/")
 }
 
+// useful tells whether a role can do its work under Landlock of the given version,
+// otherwise why not. The first one (Linux 5.13 to 5.18) lets nobody move or link a
+// file from one directory to another, which is how queue and Maildir store mail.
+func useful(p platform.Profile, abi int) (ok bool, why string) {
+	if abi < 2 && len(p.Write) > 0 {
+		return false, fmt.Sprintf("of the kernel forbids moving files (abi %d)", abi)
+	}
+	return true, ""
+}
+
 // rules translates a profile for a kernel whose Landlock has the given version.
 // top lists the entries of the root directory, for a role that reads all of it.
 func rules(p platform.Profile, abi int, top []string) (ruleset, error) {

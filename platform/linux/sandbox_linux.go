@@ -135,6 +135,10 @@ func (c *confining) landlock() error {
 		}
 		return fmt.Errorf("landlock: %w", errno)
 	}
+	if ok, why := useful(c.p, int(abi)); !ok {
+		c.off("landlock", why)
+		return nil
+	}
 	var top []string
 	if readsAll(c.p) {
 		entries, err := os.ReadDir("/")

@@ -65,7 +65,7 @@ const (
 // having only when no honest one makes it. What the library tries first and can do
 // without is refused with an error.
 func calls(p platform.Profile, pid int) []call {
-	list := runtimeCalls(uint32(pid))
+	list := runtimeCalls(p, uint32(pid))
 	if p.Inet || p.Unix || p.UnixServer || p.PassFD {
 		list = append(list, socketCalls(p)...)
 	}
@@ -74,7 +74,7 @@ func calls(p platform.Profile, pid int) []call {
 
 // runtimeCalls are those of the Go runtime, and of the library on descriptors that
 // are open.
-func runtimeCalls(pid uint32) []call {
+func runtimeCalls(p platform.Profile, pid uint32) []call {
 	list := allow("futex", "futex_time64", "read", "write", "epoll_pwait", "epoll_wait", "epoll_ctl", "epoll_pwait2",
 		"nanosleep", "clock_gettime", "clock_gettime64", "gettimeofday", "readv", "writev", "pread64", "pwrite64",
 		"sched_yield", "sched_getaffinity", "getpid", "gettid", "getrandom", "madvise", "munmap", "mincore",
@@ -85,6 +85,10 @@ func runtimeCalls(pid uint32) []call {
 		"getuid", "geteuid", "getgid", "getegid", "getuid32", "geteuid32", "getgid32", "getegid32", "getppid",
 		"sendfile", "sendfile64", "splice", "copy_file_range", "riscv_flush_icache", "riscv_hwprobe")
 	self := []test{{0, all, []uint32{pid}}}
+	signals := [][]test{self}
+	if p.Probe {
+		signals = append(signals, []test{{1, all, []uint32{0}}}) // no signal: does it live?
+	}
 	return append(list,
 		// No memory becomes code.
 		call{name: "mmap", alternatives: [][]test{{{2, protExec, []uint32{0}}}}},
@@ -93,7 +97,7 @@ func runtimeCalls(pid uint32) []call {
 		// Threads, but no processes and no namespaces.
 		call{name: "clone", alternatives: [][]test{{{0, cloneThread | cloneForeign, []uint32{cloneThread}}}}},
 		call{name: "tgkill", alternatives: [][]test{self}},
-		call{name: "kill", alternatives: [][]test{self}},
+		call{name: "kill", alternatives: signals},
 		call{name: "prctl", alternatives: [][]test{{{0, all, []uint32{prSetVMA}}}}, errno: eperm},
 		call{name: "clone3", refused: true, errno: enosys},
 		call{name: "prlimit64", refused: true, errno: eperm},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
 	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/platform"
@@ -27,9 +28,16 @@ func confinements() map[proto.Role]proto.Confinement {
 	}
 }
 
-// roles are the confined roles, in the order of the documentation.
-func roles() []proto.Role {
-	return []proto.Role{proto.Dispatcher, proto.Lookup, proto.Queue, proto.Key, proto.Control}
+// profiles are those of the confined processes.
+func profiles() map[string]platform.Profile {
+	out := make(map[string]platform.Profile)
+	for role, c := range confinements() {
+		out[string(role)] = proc.Needs(role, c)
+	}
+	for name, method := range map[string]policy.Method{"mbox": policy.Mbox, "maildir": policy.Maildir, "lmtp": policy.LMTP} {
+		out["worker-"+name], _ = proc.WorkerNeeds(proto.WorkerConfig{Method: uint8(method)})
+	}
+	return out
 }
 
 // String prints a call as the golden files have it.
@@ -57,8 +65,7 @@ func (c call) String() string {
 
 func TestRulesOfTheRoles(t *testing.T) {
 	t.Parallel()
-	for _, role := range roles() {
-		need := proc.Needs(role, confinements()[role])
+	for role, need := range profiles() {
 		var b strings.Builder
 		r, err := rules(need, 7, []string{"bin", "dev", "etc", "home", "proc", "root", "usr", "var"})
 		if err != nil {
@@ -74,7 +81,7 @@ func TestRulesOfTheRoles(t *testing.T) {
 		for _, c := range list {
 			fmt.Fprintln(&b, c)
 		}
-		path := filepath.Join("testdata", string(role)+".rules")
+		path := filepath.Join("testdata", role+".rules")
 		if *update {
 			if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 				t.Fatal(err)
@@ -147,7 +154,12 @@ func made(list []call, more ...string) machine {
 
 func TestFilterDecidesAsTheListSays(t *testing.T) {
 	t.Parallel()
-	const pid = 4711
+	const (
+		pid        = 4711
+		workerMbox = proto.Role("worker-mbox")
+		workerDir  = proto.Role("worker-maildir")
+		workerLMTP = proto.Role("worker-lmtp")
+	)
 	fails := func(errno uint32) uint32 { return retErrno | errno }
 	for _, tt := range []struct {
 		what string
@@ -190,8 +202,19 @@ func TestFilterDecidesAsTheListSays(t *testing.T) {
 		{"renaming", proto.Lookup, "renameat", nil, retKillProcess},
 		{"a name for the debugger", proto.Key, "prctl", []uint32{0x53564d41, 0}, retAllow},
 		{"capabilities", proto.Key, "prctl", []uint32{24, 0}, fails(eperm)},
+		{"is the holder of a lock alive", workerMbox, "kill", []uint32{1, 0}, retAllow},
+		{"ending the holder of a lock", workerMbox, "kill", []uint32{1, 9}, retKillProcess},
+		{"is a process alive", workerDir, "kill", []uint32{1, 0}, retKillProcess},
+		{"making a file", workerDir, "openat", []uint32{0, 0, 0x41}, retAllow},
+		{"moving a file", workerDir, "renameat", nil, retAllow},
+		{"a program", workerDir, "execve", nil, retKillProcess},
+		{"a socket without need", workerMbox, "socket", []uint32{2, 1, 6}, retKillProcess},
+		{"TCP", workerLMTP, "socket", []uint32{2, 1, 6}, retAllow},
+		{"a local socket", workerLMTP, "socket", []uint32{1, 1, 0}, retAllow},
+		{"making a file", workerLMTP, "openat", []uint32{0, 0, 0x41}, fails(eacces)},
+		{"a program", workerLMTP, "execve", nil, retKillProcess},
 	} {
-		list := calls(proc.Needs(tt.role, confinements()[tt.role]), pid)
+		list := calls(profiles()[string(tt.role)], pid)
 		m := made(list, "execve", "ptrace", "socket", "listen", "connect", "renameat")
 		code, err := assemble(list, m, retKillProcess)
 		if err != nil {
@@ -235,6 +258,16 @@ func TestFilesOutsideOfTheRootDirectoryCannotBeGranted(t *testing.T) {
 	p := platform.Profile{Role: "queue", Root: "/var/spool/smtpd", UID: 1, GID: 1, Read: []string{"/etc"}}
 	if r, err := rules(p, 7, nil); err == nil {
 		t.Errorf("granted %+v", r.paths)
+	}
+}
+
+func TestKernelThatForbidsMovingFilesIsNotAskedTo(t *testing.T) {
+	t.Parallel()
+	for role, p := range profiles() {
+		first, why := useful(p, 1)
+		if second, _ := useful(p, 2); first != (len(p.Write) == 0) || !second {
+			t.Errorf("%s: Landlock of version 1 %v (%s), of version 2 %v", role, first, why, second)
+		}
 	}
 }
 

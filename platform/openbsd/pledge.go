@@ -32,7 +32,7 @@ func promises(p platform.Profile) string {
 		{"getpw", p.Users},
 		{"sendfd", p.PassFD},
 		{"recvfd", p.PassFD},
-		{"proc", p.Exec},
+		{"proc", p.Exec || p.Probe},
 		{"exec", p.Exec},
 	}
 	var out []string

@@ -3,7 +3,9 @@
 package system
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -147,6 +149,9 @@ match from any for domain "example.org" action "run"
 	}
 
 	worker := d.role("delivery alice")
+	if worker.status["NoNewPrivs"] != "0" || worker.status["Seccomp"] != "0" {
+		t.Errorf("a worker's commands cannot be set-id programs: NoNewPrivs %s, Seccomp %s", worker.status["NoNewPrivs"], worker.status["Seccomp"])
+	}
 	if strings.Trim(worker.status["CapEff"], "0") != "" {
 		t.Errorf("a worker has capabilities: %s", worker.status["CapEff"])
 	}
@@ -194,4 +199,60 @@ func (d *daemon) reload() {
 	d.t.Helper()
 	d.signal(hangUp)
 	d.wait(`configuration reloaded`)
+}
+
+// A worker that runs no command gets by without starting programs, and cannot.
+func TestWorkerWithoutCommandsIsConfined(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go serveLMTP(l)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	d := startDaemon(t, listen+`action "mbox" mbox
+action "dir" maildir "$dir/home/%{user.username}/Maildir"
+action "lmtp" lmtp "localhost:`+port+`"
+match from any for domain "mbox.example.org" action "mbox"
+match from any for domain "dir.example.org" action "dir"
+match from any for domain "lmtp.example.org" action "lmtp"
+`)
+	for user, domain := range map[string]string{"alice": "mbox", "bob": "dir", "carol": "lmtp"} {
+		// The second is beyond what is sent in a frame, so the worker gets a descriptor.
+		for _, size := range []int{10, 1 << 20} {
+			d.send("Subject: x\n\n"+strings.Repeat(strings.Repeat("x", 70)+"\n", size/71+1), user+"@"+domain+".example.org")
+			d.wait(`mda delivery .*to=<` + user + `@` + domain + `\.example\.org>.* result=Ok`)
+		}
+		w := d.role("delivery " + user)
+		if w.status["NoNewPrivs"] != "1" || w.status["Seccomp"] != "2" || strings.Trim(w.status["CapEff"], "0") != "" {
+			t.Errorf("%s: NoNewPrivs %s, Seccomp %s, CapEff %s", domain, w.status["NoNewPrivs"], w.status["Seccomp"], w.status["CapEff"])
+		}
+	}
+}
+
+// serveLMTP takes mail (RFC 2033), one recipient a message, until the listener closes.
+func serveLMTP(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			fmt.Fprint(c, "220 sink LMTP\r\n")
+			text := false
+			for s := bufio.NewScanner(c); s.Scan(); {
+				switch verb, _, _ := strings.Cut(strings.ToUpper(s.Text()), " "); {
+				case text && verb != ".":
+				case verb == "DATA":
+					text = true
+					fmt.Fprint(c, "354 go on\r\n")
+				default:
+					text = false
+					fmt.Fprint(c, "250 2.0.0 fine\r\n")
+				}
+			}
+		}()
+	}
 }

@@ -1,7 +1,7 @@
 // Package worker is a delivery worker: a process that runs as one recipient and
 // delivers for one action, many messages in its life. It is the only process that
-// reads what a message says, with no more rights than the recipient has. It ends
-// when the queue lets go of it, or the parent.
+// reads what a message says, with no more rights than the recipient has, and with
+// fewer when it runs no commands. It ends when the queue lets go of it, or the parent.
 package worker
 
 import (
@@ -56,6 +56,11 @@ func (w *Worker) setup(_ context.Context, c proto.WorkerConfig) (proto.SetupRepl
 	if err != nil {
 		return proto.SetupReply{}, err
 	}
+	reply, err := w.p.ConfineWorker(c)
+	if err != nil {
+		return proto.SetupReply{}, err
+	}
+	w.p.Log.Debugf("worker of %s: %s; missing: %s", c.User, reply.Guarantees, reply.Missing)
 	w.agent, w.config = a, c
 	conn, err := imsg.FromFile(w.socket, w.Mux(proto.Queue), imsg.Options{})
 	if err != nil {
@@ -69,7 +74,7 @@ func (w *Worker) setup(_ context.Context, c proto.WorkerConfig) (proto.SetupRepl
 		}
 		w.p.End()
 	})
-	return proto.SetupReply{}, nil
+	return reply, nil
 }
 
 // Start implements proc.Role.
