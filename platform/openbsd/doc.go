@@ -5,7 +5,8 @@
 // system compiles and tests; host_openbsd.go only makes the calls.
 //
 // User: /etc/passwd and /etc/group, and YP through getent(1) when these hold a "+"
-// line; a confined process has the parent run that. Authenticate: /etc/master.passwd.
+// line; a confined process has the parent run that. Authenticate: BSD authentication,
+// by the program of the user's style, /usr/libexec/auth/login_STYLE (login.conf(5)).
 //
 // It is compiled and checked for OpenBSD with every change, and was not yet run
 // there.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensmtpd/opensmtpd/platform"
-	"github.com/opensmtpd/opensmtpd/platform/password"
 	"github.com/opensmtpd/opensmtpd/platform/privdrop"
 	"github.com/opensmtpd/opensmtpd/platform/userdb"
 )
@@ -21,6 +20,10 @@ type Config struct {
 	Paths  platform.Paths // its empty fields mean the usual places
 	Users  userdb.Config
 	Master string // /etc/master.passwd
+
+	Programs   string // directory of the programs of authentication styles: /usr/libexec/auth
+	Classes    string // /etc/login.conf
+	ClassesDir string // /etc/login.conf.d
 }
 
 // Host is an OpenBSD system. Its methods may be called concurrently, but for Confine.
@@ -29,7 +32,7 @@ type Host struct {
 	executable string
 	exeErr     error
 	users      *userdb.DB
-	accounts   password.Accounts
+	login      login
 }
 
 var (
@@ -41,18 +44,11 @@ var (
 // New returns the Host of this machine. Call it before the title of the process
 // changes: the system derives the path of the program from it.
 func New(cfg Config) (*Host, error) {
-	verify, err := password.New(0)
-	if err != nil {
-		return nil, err
-	}
 	cfg.Users.NSSwitch = "-"
 	h := &Host{
-		paths:    paths().Override(cfg.Paths),
-		users:    userdb.New(cfg.Users),
-		accounts: password.Accounts{Path: "/etc/master.passwd", Format: password.Master, Verify: verify},
-	}
-	if cfg.Master != "" {
-		h.accounts.Path = cfg.Master
+		paths: paths().Override(cfg.Paths),
+		users: userdb.New(cfg.Users),
+		login: newLogin(cfg.Master, cfg.Programs, cfg.Classes, cfg.ClassesDir),
 	}
 	h.executable, h.exeErr = os.Executable()
 	return h, nil
@@ -77,9 +73,9 @@ func (h *Host) Delegate(ask func(ctx context.Context, name string) (platform.Use
 	h.users.Delegate(ask)
 }
 
-// Authenticate checks a password against /etc/master.passwd.
+// Authenticate checks a password by the authentication style of the user's class.
 func (h *Host) Authenticate(ctx context.Context, user, password string) error {
-	return h.accounts.Check(ctx, user, password)
+	return h.login.check(ctx, user, password)
 }
 
 // Notify does nothing: the service manager of this system takes no reports.

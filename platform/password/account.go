@@ -72,6 +72,21 @@ func (a *Accounts) Check(ctx context.Context, user, password string) error {
 	return nil
 }
 
+// Class returns the login class of the account called user, and why that account may
+// not be used, "" when it may. Both are empty when there is no such account, and the
+// class is in files of other formats than Master. It does not look at the password.
+func (a *Accounts) Class(user string) (class, why string, err error) {
+	acct, _, err := a.find(user)
+	if err != nil || acct == nil {
+		return "", "", err
+	}
+	now := time.Now()
+	if a.Now != nil {
+		now = a.Now()
+	}
+	return acct.class, acct.refused(now), nil
+}
+
 // find returns the account called user, nil when there is none, and the hash to
 // verify in its stead: that of the first account that has one, else Dummy.
 func (a *Accounts) find(user string) (acct *account, other string, err error) {
@@ -107,6 +122,7 @@ func (a *Accounts) find(user string) (acct *account, other string, err error) {
 // account is one account, without its name.
 type account struct {
 	hash    string
+	class   string    // login class
 	mustSet bool      // the password must be changed before anything else
 	aged    time.Time // the password is valid before this; zero: for ever
 	expires time.Time // the account is valid before this; zero: for ever
@@ -169,7 +185,7 @@ func parseMaster(f []string) (*account, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	a := &account{hash: f[0]}
+	a := &account{hash: f[0], class: f[3]}
 	if change > 0 {
 		a.aged = time.Unix(change, 0)
 	}
