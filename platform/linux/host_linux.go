@@ -46,6 +46,7 @@ var (
 	_ platform.Host          = (*Host)(nil)
 	_ platform.Authenticator = (*Host)(nil)
 	_ platform.Delegator     = (*Host)(nil)
+	_ platform.Shielder      = (*Host)(nil)
 	_ platform.Watched       = (*Host)(nil)
 	_ platform.Activator     = (*Host)(nil)
 )
