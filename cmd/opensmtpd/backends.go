@@ -97,6 +97,21 @@ func tableKind(backend, path string) (config.TableKind, error) {
 	return config.Dynamic, nil
 }
 
+// hasLabel tells the check of the configuration whether a table file has credentials
+// for a label.
+func hasLabel(backend, path, label string) (bool, error) {
+	t, err := tableBackends[backend](path, static.Options{})
+	if err != nil {
+		return false, err
+	}
+	_, err = t.Lookup(context.Background(), table.Credentials, label)
+	found := err == nil
+	if errors.Is(err, table.ErrNotFound) {
+		err = nil
+	}
+	return found, errors.Join(err, t.Close())
+}
+
 // openStore opens the spool.
 func openStore(c proto.QueueConfig, synced func()) (queue.Store, error) {
 	dir := c.Confine.Root

@@ -28,7 +28,7 @@ func load(f *flags, paths platform.Paths) (c *config.Config, old bool, err error
 	}
 	opts := config.Options{
 		Path: f.config, Macros: f.macros, ReadFile: config.ReadFile, ServerName: name, Credentials: paths.Credentials,
-		Addresses: interfaceAddresses(), TableKind: tableKind,
+		Addresses: interfaceAddresses(), TableKind: tableKind, HasLabel: hasLabel,
 		BackendExists: func(name string) bool { return backendExists(paths, name) },
 		ResolveTarget: func(target string) error {
 			_, err := resolveTarget(target, "")

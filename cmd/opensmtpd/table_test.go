@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -304,4 +305,22 @@ match from local for domain { "example.org", "example.com" } action "out"
 	m.file("clients", "# @list\n192.0.2.1\n")
 	m.wait(`table "clients": .* was read again`)
 	m.dialogue("^220", "EHLO client.example.net", "^250", "MAIL FROM:<s@example.net>", "^250", "RCPT TO:<joe@example.net>", "^550")
+}
+
+func TestCheckTellsOfLabelsWithoutCredentials(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, prelude+`
+table secrets file:DIR/secrets
+table program proc-exec "/bin/false"
+action "out" relay host { "smtps://isp@a.example", "smtps://other@b.example" } auth <secrets>
+action "asked" relay host "smtps://isp@a.example" auth <program>
+match from local for any action "out"
+match auth from any for any action "asked"
+`)
+	m.file("secrets", "isp user:password\n")
+	_, stderr, status := outputOf(t, m.command("-n"))
+	want := regexp.MustCompile(`warning: .*relay host "smtps://other@b\.example:465": table "secrets" has no credentials for its label`)
+	if status != 0 || !want.MatchString(stderr) || strings.Count(stderr, "no credentials") != 1 {
+		t.Errorf("smtpd -n: status %d, %q, want %q", status, stderr, want)
+	}
 }

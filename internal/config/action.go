@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/nexthop"
@@ -256,15 +257,15 @@ func (o *actionOptions) finish() {
 	p.checkRelayURLs(o.hostAt, r)
 }
 
-// checkRelayURLs doubts hosts written in the action that can never be used.
+// checkRelayURLs doubts hosts written in the configuration that can never be used.
 func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 	var urls []string
-	if t := p.tables[r.Host]; t != nil && t.anonymous() {
+	if t := p.tables[r.Host]; t != nil {
 		for _, e := range t.Entries {
 			urls = append(urls, e.Key)
 		}
 	}
-	if t := p.tables[r.Domain]; t != nil && t.anonymous() {
+	if t := p.tables[r.Domain]; t != nil {
 		for _, e := range t.Entries {
 			urls = append(urls, e.Value)
 		}
@@ -279,6 +280,8 @@ func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 			switch {
 			case u.Label != "" && r.Auth == "":
 				p.warnf(at.pos, "relay host %q: a label needs \"auth TABLE\", no mail will leave", cut(u.String()))
+			case u.Label != "" && p.lacksLabel(r.Auth, u.Label):
+				p.warnf(at.pos, "relay host %q: table %q has no credentials for its label, no mail will leave", cut(u.String()), cut(r.Auth))
 			case r.TLS != "" && r.TLS != "opportunistic" && u.TLS == nexthop.Never:
 				p.warnf(at.pos, "relay host %q: the action asks for tls, no mail will leave", cut(u.String()))
 			case r.TLS == "dane" && u.Addr.IsValid():
@@ -286,4 +289,19 @@ func (p *parser) checkRelayURLs(at token, r *policy.RelayOptions) {
 			}
 		}
 	}
+}
+
+// lacksLabel tells whether a table is known to have no credentials for a label.
+func (p *parser) lacksLabel(name, label string) bool {
+	t := p.tables[name]
+	switch {
+	case t == nil:
+		return false
+	case t.Backend == "static":
+		return !slices.ContainsFunc(t.Entries, func(e Entry) bool { return strings.EqualFold(e.Key, label) })
+	case t.Path == "" || t.Program() || t.Kind == 0 || p.opts.HasLabel == nil:
+		return false
+	}
+	has, err := p.opts.HasLabel(t.Backend, t.Path, label)
+	return err == nil && !has
 }

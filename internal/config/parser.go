@@ -44,6 +44,10 @@ type Options struct {
 	// for every table declared with a path; nil: such tables are Dynamic.
 	TableKind func(backend, path string) (TableKind, error)
 
+	// HasLabel tells whether a table declared with a path, and answered by no program,
+	// has credentials for a label. After an error that is not known.
+	HasLabel func(backend, path, label string) (bool, error)
+
 	// BackendExists tells whether a table backend other than static, file, db and
 	// getpwnam is there: one that is built in, or a program.
 	BackendExists func(name string) bool
