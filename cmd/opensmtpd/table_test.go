@@ -319,7 +319,7 @@ match auth from any for any action "asked"
 `)
 	m.file("secrets", "isp user:password\n")
 	_, stderr, status := outputOf(t, m.command("-n"))
-	want := regexp.MustCompile(`warning: .*relay host "smtps://other@b\.example:465": table "secrets" has no credentials for its label`)
+	want := regexp.MustCompile(`warn: .*relay host "smtps://other@b\.example:465": table "secrets" has no credentials for its label`)
 	if status != 0 || !want.MatchString(stderr) || strings.Count(stderr, "no credentials") != 1 {
 		t.Errorf("smtpd -n: status %d, %q, want %q", status, stderr, want)
 	}
