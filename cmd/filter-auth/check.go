@@ -86,7 +86,8 @@ type findings struct {
 type dns struct{ s *filter.Session }
 
 func (d dns) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	return d.s.LookupTXT(ctx, name)
+	texts, err := d.s.LookupTXT(ctx, name)
+	return withoutBroken(texts), err
 }
 func (d dns) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	return d.s.LookupMX(ctx, name)
