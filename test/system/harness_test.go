@@ -72,7 +72,7 @@ func build(dir string) error {
 		return fmt.Errorf("go build: %v\n%s", err, out)
 	}
 	for name, target := range map[string]string{
-		"smtpd": "opensmtpd", "smtpctl": "smtpctl", "sendmail": "smtpctl", "mailq": "smtpctl",
+		"smtpd": "opensmtpd", "smtpctl": "smtpctl", "sendmail": "smtpctl", "mailq": "smtpctl", "makemap": "smtpctl",
 	} {
 		if err := os.Symlink(filepath.Join("libexec", target), filepath.Join(dir, name)); err != nil {
 			return err
