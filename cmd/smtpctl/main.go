@@ -72,9 +72,15 @@ func (p *program) main(ctx context.Context, args []string) int {
 
 const usageText = "usage: smtpctl [-46jv] [-s socket] command [argument ...]\n       smtpctl help\n"
 
+// optionLetters are the options, as package getopt reads them.
+const optionLetters = "46js:v"
+
 // smtpctl runs an administrator's command.
 func (p *program) smtpctl(ctx context.Context, args []string) int {
-	options, words, err := getopt.Parse(args, "46js:v")
+	if len(args) > 0 && args[0] == "complete" {
+		return p.complete(ctx, args[1:])
+	}
+	options, words, err := getopt.Parse(args, optionLetters)
 	// The letters that change how things are shown may come last, too.
 	for n := len(words); n > 0 && slices.Contains([]string{"-4", "-6", "-j", "-v"}, words[n-1]); n-- {
 		options = append(options, getopt.Option{Letter: words[n-1][1]})
