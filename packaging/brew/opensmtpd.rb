@@ -10,22 +10,19 @@ class Opensmtpd < Formula
 
   def install
     ENV["CGO_ENABLED"] = "0"
-    system "go", "build", *std_go_args(output: sbin/"smtpd", ldflags: "-s -w"), "./cmd/opensmtpd"
-    system "go", "build", *std_go_args(output: sbin/"smtpctl", ldflags: "-s -w"), "./cmd/smtpctl"
-    Dir["cmd/mail.*", "cmd/filter-*"].each do |dir|
-      system "go", "build", *std_go_args(output: libexec/File.basename(dir), ldflags: "-s -w"), "./#{dir}"
+    programs = Dir["cmd/*"].map { |dir| File.basename(dir) } - ["auth-pam"]
+    programs.each do |name|
+      system "go", "build", *std_go_args(output: buildpath/"built"/name, ldflags: "-s -w"), "./cmd/#{name}"
     end
-    # Not linked: sendmail and mailq of the system stay what they are.
+    # sendmail and mailq of the system stay what they are: here they are in libexec/bin.
+    system "packaging/install", "-s", "darwin", "-p", prefix, "built"
     %w[sendmail mailq newaliases makemap].each { |name| (libexec/"bin").install_symlink sbin/"smtpctl" => name }
-    man5.install Dir["man/*.5"]
-    man7.install Dir["man/*.7"]
-    man8.install Dir["man/*.8"]
     inreplace "packaging/smtpd.conf", /^listen on lo$/, "listen on lo0"
     etc.install "packaging/smtpd.conf"
   end
 
   service do
-    run [opt_sbin/"smtpd", "-F", "-f", etc/"smtpd.conf", "-o", "libexec=#{opt_libexec}"]
+    run [opt_sbin/"smtpd", "-F", "-f", etc/"smtpd.conf", "-o", "libexec=#{opt_libexec}/opensmtpd"]
     require_root true
     keep_alive successful_exit: false
     error_log_path var/"log/opensmtpd.err"
