@@ -76,6 +76,26 @@ func TestDefinitionNamesTheProgram(t *testing.T) {
 	}
 }
 
+func TestSystemdTakesTheSocketUnit(t *testing.T) {
+	t.Parallel()
+	analyze, dir := tool(t, "systemd-analyze"), t.TempDir()
+	exe, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := Definition(Systemd, exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "opensmtpd.service"), service, 0o644)
+	socket := filepath.Join(dir, "opensmtpd.socket")
+	write(t, socket, read(t, "systemd/opensmtpd.socket"), 0o644)
+	out, err := exec.Command(analyze, "verify", "--man=no", socket).CombinedOutput()
+	if err != nil || bytes.Contains(out, []byte("opensmtpd")) {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
+
 func TestSystemdTakesTheUnit(t *testing.T) {
 	t.Parallel()
 	analyze := tool(t, "systemd-analyze")
@@ -225,7 +245,7 @@ func TestFormulaIsRuby(t *testing.T) {
 // scripts are all shell scripts, and for which shell they are.
 func scripts(t *testing.T) map[string]string {
 	t.Helper()
-	out := map[string]string{"packages": "sh", "openrc/opensmtpd": "sh", "openrc/opensmtpd.confd": "sh"}
+	out := map[string]string{"packages": "sh", "sbom": "sh", "install": "sh", "openrc/opensmtpd": "sh", "openrc/opensmtpd.confd": "sh"}
 	for _, pattern := range []string{"deb/*", "rpm/*", "apk/*", "arch/*", "rc.d/*/*"} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil || len(paths) == 0 {
