@@ -361,7 +361,7 @@ func TestReleaseConfigurationIsYAML(t *testing.T) {
 	if err := exec.Command(python, "-c", "import yaml").Run(); err != nil {
 		t.Skip("python3 has no yaml module")
 	}
-	for _, path := range []string{"../goreleaser.yaml", "nfpm.yaml", "nfpm-filters.yaml", "nfpm-tables.yaml"} {
+	for _, path := range []string{"../goreleaser.yaml", "nfpm.yaml", "nfpm-filters.yaml", "nfpm-tables.yaml", "nfpm-pam.yaml"} {
 		cmd := exec.Command(python, "-c", "import sys, yaml; print(len(yaml.safe_load(sys.stdin)))")
 		cmd.Stdin = bytes.NewReader([]byte(read(t, path)))
 		if out := run(t, cmd); out == "0\n" {
