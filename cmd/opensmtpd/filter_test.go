@@ -243,6 +243,52 @@ func TestVerdictsOfFilterProcess(t *testing.T) {
 	}
 }
 
+func TestRelayFilterMarksJunk(t *testing.T) {
+	t.Parallel()
+	for _, says := range []string{"out:mail-from=junk", "out:rcpt-to=junk", "out:data-line out:commit=junk"} {
+		t.Run(says, func(t *testing.T) {
+			t.Parallel()
+			far, m := startMTA(t, keepAll), newMTA(t, "")
+			m.writeConf(prelude + `
+filter "f" proc-exec ` + filterCommand(t, strings.Fields(says)...) + `
+action "out" relay host "smtp+notls://` + far.addr + `" filter "f"
+match from any for any action "out"
+`)
+			m.start()
+			m.dialogue(append(begin(), "DATA", "^354", "Subject: x\r\n\r\nx\r\n.", "^250", "QUIT", "^221")...)
+			far.wait(`mda delivery .* result=Ok`)
+			want := regexp.MustCompile(`(?s)^Return-Path: .*\nReceived: .*\nX-Spam: Yes\nReceived: .*\n\nx$`)
+			if mails := far.mails(); len(mails) != 1 || !want.MatchString(mails[0]) {
+				t.Errorf("the Maildir of the far host holds %q, want %q", mails, want)
+			}
+		})
+	}
+}
+
+func TestLargeMessageIsMarkedAsJunkAtItsEnd(t *testing.T) {
+	t.Parallel()
+	line := strings.Repeat("x", 70)
+	for _, size := range []int{256<<10 - 300, 256 << 10, 3 << 20} { // near the bound of what is kept in memory, and far beyond
+		for _, phases := range []string{"commit=junk", "data-line commit=junk"} {
+			t.Run(fmt.Sprint(phases, " ", size), func(t *testing.T) {
+				t.Parallel()
+				m := startMTA(t, filtered(`filter "f" proc-exec `+filterCommand(t, strings.Fields(phases)...), `"f"`))
+				body := strings.Repeat(line+"\n", size/71)
+				m.dialogue(append(begin(), "DATA", "^354", "Subject: x\r\n\r\n"+strings.ReplaceAll(body, "\n", "\r\n")+".", "^250", "QUIT", "^221")...)
+				m.wait(`mda delivery .* result=Ok`)
+				mails := m.mails()
+				if len(mails) != 1 {
+					t.Fatalf("%d messages arrived", len(mails))
+				}
+				head, text, _ := strings.Cut(mails[0], "\n\n")
+				if !strings.Contains(head, "\nX-Spam: Yes\nReceived: ") || text+"\n" != body {
+					t.Errorf("a message arrived with the header %q and a body of %d bytes, want %d", head, len(text)+1, len(body))
+				}
+			})
+		}
+	}
+}
+
 func TestChainAsksOneAfterTheOther(t *testing.T) {
 	t.Parallel()
 	m := newMTA(t, "")

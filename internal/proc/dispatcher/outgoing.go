@@ -150,6 +150,7 @@ func (o *outgoing) Begin(ctx context.Context, t *relay.Transaction) (*relay.Tran
 		return &changed, refused
 	}
 	v := o.session.Decide(ctx, wire.PhaseMailFrom, t.Sender.String())
+	junk := v.Junk
 	if v.Refusal == nil {
 		v.Refusal = rewrite(&v, &changed.Sender)
 	}
@@ -160,6 +161,7 @@ func (o *outgoing) Begin(ctx context.Context, t *relay.Transaction) (*relay.Tran
 	for i, e := range t.Rcpts {
 		rcpt := *e
 		v := o.session.Decide(ctx, wire.PhaseRcptTo, e.Dest.String())
+		junk = junk || v.Junk
 		if v.Refusal == nil {
 			v.Refusal = rewrite(&v, &rcpt.Dest)
 		}
@@ -173,8 +175,11 @@ func (o *outgoing) Begin(ctx context.Context, t *relay.Transaction) (*relay.Tran
 	if err := o.pass(ctx, &changed); err != nil {
 		return refuse(temporary(err))
 	}
-	if v := o.session.Decide(ctx, wire.PhaseCommit, ""); v.Refusal != nil {
+	if v = o.session.Decide(ctx, wire.PhaseCommit, ""); v.Refusal != nil {
 		return refuse(v.Refusal)
+	}
+	if junk || v.Junk {
+		changed.Body = marked{changed.Body}
 	}
 	o.t, o.begun, o.done, o.reported = &changed, false, false, make([]bool, len(changed.Rcpts))
 	return &changed, refused
@@ -235,6 +240,27 @@ func (o *outgoing) pass(ctx context.Context, t *relay.Transaction) error {
 	t.Body, o.body = out, out
 	return nil
 }
+
+// marked is a text that filters hold for spam.
+type marked struct{ relay.Body }
+
+// spamField says so.
+const spamField = "X-Spam: Yes\n"
+
+// ReadAt implements relay.Body.
+func (m marked) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < int64(len(spamField)) {
+		n = copy(p, spamField[off:])
+	}
+	if n == len(p) {
+		return n, nil
+	}
+	k, err := m.Body.ReadAt(p[n:], max(off-int64(len(spamField)), 0))
+	return n + k, err
+}
+
+// Size implements relay.Body.
+func (m marked) Size() int64 { return m.Body.Size() + int64(len(spamField)) }
 
 // scratch holds a text: in memory, or when it is large in a file that the queue keeps
 // for a transaction that never comes about.

@@ -3,7 +3,6 @@ package dispatcher
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
@@ -97,7 +96,7 @@ func (b *session) rcpt(ctx context.Context, t *server.Transaction, r *server.Rec
 func (b *session) Data(context.Context, *server.Transaction) error { return nil }
 
 // Spill implements server.Backend.
-func (b *session) Spill(ctx context.Context, t *server.Transaction) (io.WriteCloser, error) {
+func (b *session) Spill(ctx context.Context, t *server.Transaction) (server.File, error) {
 	_, files, err := proto.Spill.Call(ctx, b.queue, proto.MsgRequest{MsgID: t.ID})
 	if err != nil {
 		return nil, refusal(err)

@@ -11,7 +11,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"io"
 	"math/big"
 	"net"
 	"regexp"
@@ -90,12 +89,8 @@ func (m *mailbox) Rcpt(_ context.Context, t *server.Transaction, rcpts []server.
 
 func (m *mailbox) Data(context.Context, *server.Transaction) error { return nil }
 
-type spilled struct{ strings.Builder }
-
-func (*spilled) Close() error { return nil }
-
-func (m *mailbox) Spill(context.Context, *server.Transaction) (io.WriteCloser, error) {
-	return &spilled{}, nil
+func (m *mailbox) Spill(context.Context, *server.Transaction) (server.File, error) {
+	return nil, errors.New("nothing is spilled")
 }
 
 // Commit implements server.Backend. InlineMax is such that nothing is spilled.

@@ -69,9 +69,25 @@ type fakeBackend struct {
 }
 
 type spillFile struct {
-	bytes.Buffer
+	data   []byte
 	closed bool
 }
+
+func (f *spillFile) Write(p []byte) (int, error) {
+	f.data = append(f.data, p...)
+	return len(p), nil
+}
+
+func (f *spillFile) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(f.data).ReadAt(p, off)
+}
+
+func (f *spillFile) WriteAt(p []byte, off int64) (int, error) {
+	f.data = append(f.data, make([]byte, max(0, int(off)+len(p)-len(f.data)))...)
+	return copy(f.data[off:], p), nil
+}
+
+func (f *spillFile) String() string { return string(f.data) }
 
 func (f *spillFile) Close() error { f.closed = true; return nil }
 
@@ -124,7 +140,7 @@ func (b *fakeBackend) Rcpt(_ context.Context, t *Transaction, rcpts []Recipient,
 
 func (b *fakeBackend) Data(context.Context, *Transaction) error { return b.dataErr }
 
-func (b *fakeBackend) Spill(context.Context, *Transaction) (io.WriteCloser, error) {
+func (b *fakeBackend) Spill(context.Context, *Transaction) (File, error) {
 	if b.noFile {
 		return nil, errors.New("disk full")
 	}

@@ -156,7 +156,7 @@ func (s *session) decide(ctx context.Context, phase wire.Phase, param, argument 
 func (s *session) junk(phase wire.Phase) {
 	switch {
 	case phase == wire.PhaseCommit:
-		s.msg.markJunk()
+		s.msg.junk = true
 	case s.tx != nil:
 		s.tx.Junk = true
 	case phase == wire.PhaseMailFrom:

@@ -169,7 +169,7 @@ func (nullBackend) Mail(_ context.Context, t *Transaction) error       { t.ID = 
 func (nullBackend) Rcpt(context.Context, *Transaction, []Recipient, []error) {
 }
 func (nullBackend) Data(context.Context, *Transaction) error { return nil }
-func (nullBackend) Spill(context.Context, *Transaction) (io.WriteCloser, error) {
+func (nullBackend) Spill(context.Context, *Transaction) (File, error) {
 	return nil, io.ErrShortWrite
 }
 func (nullBackend) Commit(context.Context, *Transaction, []byte, int64) error { return nil }

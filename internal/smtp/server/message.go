@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"io"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/filter/wire"
@@ -65,7 +64,8 @@ type message struct {
 	stored  int64   // bytes that they gave out
 	size    int64   // of the text, LF line ends
 	spilled int64   // bytes in file
-	file    io.WriteCloser
+	file    File
+	junk    bool        // to be marked as spam: filters said so when all of it had come
 	refusal *smtp.Error // the first reason to refuse; the rest is read and dropped
 }
 
@@ -74,7 +74,7 @@ func (s *session) collect(ctx context.Context, chunked bool) *message {
 	m := &s.collector
 	s.msg = m
 	m.s, m.pace, m.text = s, newPace(s.cfg), textReader{chunked: chunked}
-	m.size, m.spilled, m.stored, m.file, m.refusal = 0, 0, 0, nil, nil
+	m.size, m.spilled, m.stored, m.file, m.junk, m.refusal = 0, 0, 0, nil, false, nil
 	m.body, m.scratch = s.buffers.Get().(*[]byte), s.buffers.Get().(*[]byte)
 	o := header.Options{Submission: s.cfg.Submission || s.Username != "", Hostname: s.Name, Now: m.start}
 	if s.cfg.Masquerade && s.Username != "" && !s.tx.Sender.IsNull() {
@@ -171,8 +171,7 @@ func (m *message) storageFailed(err error) {
 	*m.body = (*m.body)[:0]
 }
 
-// complete ends the text: what was held back goes to the body, and a spilled body
-// to its file.
+// complete ends the text: what was held back goes to the body.
 func (m *message) complete(ctx context.Context) {
 	if m.refusal != nil {
 		return
@@ -188,14 +187,27 @@ func (m *message) complete(ctx context.Context) {
 		*m.body = m.header.End(*m.body)
 		m.check()
 	}
-	if m.refusal != nil || m.file == nil && len(*m.body) <= m.s.cfg.InlineMax {
+}
+
+// settle brings the body of a complete message into its last form: marked if it is
+// junk, and all of it in the file if there is one.
+func (m *message) settle(ctx context.Context) {
+	inFile := m.file != nil
+	if m.junk && !inFile {
+		*m.body = append(append(make([]byte, 0, len(*m.body)+len(spamField)), spamField...), *m.body...)
+	}
+	if !inFile && len(*m.body) <= m.s.cfg.InlineMax {
 		return
 	}
 	if m.storageFailed(m.spill(ctx)); m.refusal != nil {
 		return
 	}
+	if m.junk && inFile {
+		m.storageFailed(insertFront(m.file, m.spilled, spamField))
+		m.spilled += int64(len(spamField))
+	}
 	err := m.file.Close()
-	if m.file = nil; err != nil {
+	if m.file = nil; err != nil && m.refusal == nil {
 		m.storageFailed(err)
 	}
 }
@@ -231,6 +243,11 @@ func (s *session) finish(ctx context.Context) {
 		return
 	}
 	if _, ok := s.decide(ctx, wire.PhaseCommit, "", ""); !ok {
+		s.reset()
+		return
+	}
+	if m.settle(ctx); m.refusal != nil {
+		s.refuseWith(m.refusal)
 		s.reset()
 		return
 	}

@@ -303,3 +303,14 @@ C: .
 		t.Errorf("stored %q", got)
 	}
 }
+
+func TestInsertFront(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, 11, 12, 13, 64<<10 - 1, 64 << 10, 64<<10 + 5, 200_000} {
+		text := strings.Repeat("0123456789\n", size/11+1)[:size]
+		f := &spillFile{data: []byte(text)}
+		if err := insertFront(f, int64(size), spamField); err != nil || f.String() != spamField+text {
+			t.Errorf("%d bytes: %v, now %d bytes, or others", size, err, len(f.data))
+		}
+	}
+}

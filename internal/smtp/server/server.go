@@ -66,7 +66,7 @@ type Backend interface {
 	// Spill opens where the body goes when it outgrows Config.InlineMax. The
 	// session closes it, before Commit or Reset. With filters it is called from another
 	// goroutine, while no other method is.
-	Spill(ctx context.Context, t *Transaction) (io.WriteCloser, error)
+	Spill(ctx context.Context, t *Transaction) (File, error)
 
 	// Commit makes the message durable; nil is the promise of RFC 5321 section
 	// 4.2.5. body is nil when it was spilled, and is reused after the call. size is
@@ -75,6 +75,13 @@ type Backend interface {
 
 	// Reset abandons the transaction.
 	Reset(t *Transaction)
+}
+
+// File takes a body. What was written can be read and changed until it is closed.
+type File interface {
+	io.WriteCloser
+	io.ReaderAt
+	io.WriterAt
 }
 
 // Session is what is known of a client. The session's goroutine writes it; the

@@ -3,8 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 
-	"github.com/opensmtpd/opensmtpd/internal/report"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
@@ -100,13 +100,22 @@ func (m *message) filterFailed(err error) {
 	m.refusal = refusal
 }
 
-// markJunk marks a message whose text has come. One that has gone to a file already
-// stays as it is.
-func (m *message) markJunk() {
-	if m.spilled > 0 {
-		m.s.cfg.Events.Report(report.FilterRemark{Session: m.s.ID, Kind: "smtp", Filter: "-",
-			Text: "junk at commit: the message is too large to be marked now"})
-		return
+// insertFront puts text before the first size bytes of a file, which is all of it.
+func insertFront(f File, size int64, text string) error {
+	// What is to be written next is the text, then what it displaced.
+	next, buf := []byte(text), make([]byte, 64<<10)
+	for off := int64(0); off < size; {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
+		if n == 0 {
+			return fmt.Errorf("read what was spilled: %w", err)
+		}
+		next = append(next, buf[:n]...)
+		if _, err := f.WriteAt(next[:n], off); err != nil {
+			return err
+		}
+		next = next[:copy(next, next[n:])]
+		off += int64(n)
 	}
-	*m.body = append(append(make([]byte, 0, len(*m.body)+len(spamField)), spamField...), *m.body...)
+	_, err := f.WriteAt(next, size)
+	return err
 }
