@@ -121,7 +121,9 @@ func (c *conn) ask(ctx context.Context, session uint64, q wire.Query, name strin
 	select {
 	case <-wait.done:
 	case <-ctx.Done():
-		c.answers.remove(id)
+		if c.answers.remove(id) {
+			c.send(wire.AppendCancel(nil, session, id))
+		}
 		return nil, &net.DNSError{Err: ctx.Err().Error(), Name: name, UnwrapErr: ctx.Err(),
 			IsTimeout: errors.Is(ctx.Err(), context.DeadlineExceeded), IsTemporary: true}
 	}
@@ -156,10 +158,13 @@ func (a *answers) add(q *question) (id uint64, ok bool) {
 	return a.next, true
 }
 
-func (a *answers) remove(id uint64) {
+// remove gives up a question. It returns false when its answer has ended already.
+func (a *answers) remove(id uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	open := a.waiting[id] != nil
 	delete(a.waiting, id)
+	return open
 }
 
 // take handles a line of an answer. Answers to nobody are ignored: whoever asked may

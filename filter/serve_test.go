@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -296,4 +297,48 @@ func FuzzServe(f *testing.F) {
 			t.Fatalf("%d answers to %d questions", answered, asked)
 		}
 	})
+}
+
+// A lookup that is given up is given up at the daemon as well, once.
+func TestLookupThatIsGivenUpIsCancelled(t *testing.T) {
+	t.Parallel()
+	cancels := make(chan context.CancelFunc, 1)
+	f := &filter.Filter{Ehlo: func(s *filter.Session, _ string) filter.Verdict {
+		ctx, cancel := context.WithCancel(s.Context())
+		cancels <- cancel
+		if _, err := s.LookupTXT(ctx, "example.org"); !errors.Is(err, context.Canceled) {
+			return filter.Report(fmt.Sprint(err))
+		}
+		return filter.Proceed()
+	}}
+	toFilter, w := io.Pipe()
+	r, fromFilter := io.Pipe()
+	served := make(chan error, 1)
+	go func() { served <- f.Serve(t.Context(), toFilter, fromFilter) }()
+	go func() {
+		_, _ = io.WriteString(w, "config|extension|dns\nconfig|extension|results\nconfig|ready\nfilter|0.7|1.1|smtp-in|ehlo|1|2|x\n") // the lines below are missing
+	}()
+	in := wire.NewReader(r)
+	for _, want := range []string{
+		"dns|0000000000000001|0000000000000001|txt|example.org", "dns|0000000000000001|0000000000000001|cancel",
+		"filter-result|0000000000000001|0000000000000002|proceed",
+	} {
+		var line []byte
+		for line = nil; line == nil || bytes.HasPrefix(line, []byte("register|")); {
+			var err error
+			if line, err = in.Line(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if string(line) != want {
+			t.Errorf("the filter wrote %q, want %q", line, want)
+		}
+		if strings.HasSuffix(want, "example.org") {
+			(<-cancels)()
+		}
+	}
+	_ = w.Close()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 }

@@ -155,6 +155,9 @@ func (d *Daemon) read(r *wire.Reader) {
 }
 
 func (d *Daemon) answer(m wire.ToDaemon) {
+	if m.Cancel {
+		return // it is answered all the same
+	}
 	d.mu.Lock()
 	f := d.dns
 	d.mu.Unlock()

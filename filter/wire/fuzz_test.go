@@ -51,6 +51,7 @@ func FuzzToDaemon(f *testing.F) {
 	seeds(f, ">> ")
 	f.Add([]byte("report|1.5|smtp-in|1|x"))
 	f.Add([]byte("dns|1|2|txt|a"))
+	f.Add([]byte("dns|1|2|cancel"))
 	f.Fuzz(func(t *testing.T, line []byte) { stable(t, line, rewriteToDaemon) })
 }
 

@@ -13,6 +13,7 @@ type ToDaemon struct {
 	ID        uint64    // of KindDNS
 	Verdict   Verdict   // of KindResult
 	Query     Query     // of KindDNS; zero for one that this package does not know
+	Cancel    bool      // of KindDNS: the question with that ID is given up
 	Time      time.Time // of KindReport
 
 	// Text is the parameter of KindResult, the line of KindDataLine, the message of
@@ -133,7 +134,7 @@ func parseRemark(line, s []byte) (ToDaemon, error) {
 	return m, nil
 }
 
-// parseQuestion reads SID|ID|TYPE|NAME.
+// parseQuestion reads SID|ID|TYPE|NAME or SID|ID|cancel.
 func parseQuestion(line, s []byte) (ToDaemon, error) {
 	m := ToDaemon{Kind: KindDNS}
 	var ok bool
@@ -144,6 +145,10 @@ func parseQuestion(line, s []byte) (ToDaemon, error) {
 		return ToDaemon{}, syntax("bad id", line)
 	}
 	field, s, more := cut(s)
+	if string(field) == cancelWord && !more {
+		m.Cancel = true
+		return m, nil
+	}
 	if !more {
 		return ToDaemon{}, syntax("missing name", line)
 	}
@@ -214,6 +219,17 @@ func AppendRemark(dst []byte, t time.Time, d Direction, session uint64, message 
 	dst = append(dst, '|')
 	dst = append(appendHex(dst, session, 16), '|')
 	return append(appendLast(dst, message), '\n')
+}
+
+// cancelWord stands in the place of a type.
+const cancelWord = "cancel"
+
+// AppendCancel appends that a DNS question is given up. It needs ExtDNS.
+func AppendCancel(dst []byte, session, id uint64) []byte {
+	dst = append(dst, "dns|"...)
+	dst = append(appendHex(dst, session, 16), '|')
+	dst = append(appendHex(dst, id, 16), '|')
+	return append(append(dst, cancelWord...), '\n')
 }
 
 // AppendQuestion appends a DNS question. It needs ExtDNS.

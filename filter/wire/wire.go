@@ -40,6 +40,7 @@
 // from the filter to the daemon and back; ID is chosen by the filter:
 //
 //	dns|SID|ID|TYPE|NAME
+//	dns|SID|ID|cancel
 //	dns|SID|ID|value|VALUE
 //	dns|SID|ID|STATUS
 //

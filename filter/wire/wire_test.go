@@ -71,6 +71,9 @@ func rewriteToDaemon(line []byte) ([]byte, error) {
 	case wire.KindReport:
 		return wire.AppendRemark(nil, m.Time, m.Direction, m.Session, string(m.Text)), nil
 	case wire.KindDNS:
+		if m.Cancel {
+			return wire.AppendCancel(nil, m.Session, m.ID), nil
+		}
 		return wire.AppendQuestion(nil, m.Session, m.ID, m.Query, string(m.Text)), nil
 	}
 	return nil, errors.New("no kind")
@@ -129,6 +132,7 @@ func TestLinesToTheDaemon(t *testing.T) {
 		{"token is empty", "filter-dataline|" + sid + "||x", "bad token"},
 		{"line without a kind", "hello", "unknown line"},
 		{"empty line", "", "unknown line"},
+		{"question that is given up", "dns|" + sid + "|" + token + "|cancel", ""},
 		{"question without a name", "dns|" + sid + "|" + token + "|txt", "missing name"},
 		{"remark without a time", "report|smtp-in|" + sid + "|seen", "bad time"},
 	} {

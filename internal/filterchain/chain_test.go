@@ -80,12 +80,15 @@ func run(t testing.TB, programs ...program) *Process {
 			})
 			return ours, int(n), nil
 		},
-		Resolve: func(_ context.Context, q wire.Query, name string) ([]string, bool, error) {
+		Resolve: func(ctx context.Context, q wire.Query, name string) ([]string, bool, error) {
 			switch name {
 			case "fails.example":
 				return nil, false, errors.New("no answer")
 			case "nothing.example":
 				return nil, false, nil
+			case "hangs.example":
+				<-ctx.Done()
+				return nil, false, ctx.Err()
 			}
 			return []string{q.String() + " of " + name}, true, nil
 		},
@@ -119,9 +122,15 @@ func chainOf(t testing.TB, filters ...*Filter) *Chain {
 
 var lastID atomic.Uint64
 
+// What is known of the sessions of the tests.
+var (
+	facts   = policy.Facts{Source: "192.0.2.1", RDNS: "<unknown>"}
+	connect = wire.LinkConnect{RDNS: "<unknown>", FCrDNS: wire.Fail}
+)
+
 // open begins a session.
 func (c *Chain) open(t testing.TB) *Session {
-	s := c.Open(t.Context(), lastID.Add(1), policy.Facts{Source: "192.0.2.1", RDNS: "<unknown>"}, wire.LinkConnect{RDNS: "<unknown>", FCrDNS: wire.Fail})
+	s := c.Open(t.Context(), lastID.Add(1), facts, connect)
 	t.Cleanup(s.Close)
 	return s
 }

@@ -23,10 +23,7 @@ const (
 	writeTimeout = time.Minute           // of one write: a program that reads nothing for so long hangs
 	maxNonsense  = 100                   // lines without sense, then the program is started again
 	maxComplaint = 5                     // of these that are logged
-	maxAsking    = 64                    // questions to the DNS at a time
-	maxQuestions = 4096                  // that wait; more are nonsense
-	dnsTimeout   = 30 * time.Second
-	maxRemarks   = 64 // of one session that wait to be passed on; more are dropped
+	maxRemarks   = 64                    // of one session that wait to be passed on; more are dropped
 )
 
 // Errors that end a life.
@@ -48,6 +45,7 @@ type life struct {
 	phases, events [3]uint32
 
 	heard atomic.Int64  // lines that came
+	first uint64        // the token before that of the first question
 	token atomic.Uint64 // of the last question
 
 	heldMu sync.Mutex  // guards what follows
@@ -60,11 +58,9 @@ type life struct {
 	dead     chan struct{} // closed at the end
 	err      error         // why it ended
 
-	bad, unknown int // lines without sense and answers to nothing; the reader's own
+	bad, strays, unknown int // lines without sense, answers to nothing, verdicts among these; the reader's own
 
-	questions atomic.Int64   // to the DNS, not answered yet
-	asking    chan struct{}  // a slot for each that is being asked
-	wg        sync.WaitGroup // of what answers them
+	dns questions
 }
 
 // deadlineWriter bounds each write.
@@ -81,9 +77,11 @@ func (w deadlineWriter) Write(b []byte) (int, error) {
 func newLife(p *Process, conn net.Conn) *life {
 	l := &life{
 		p: p, conn: conn, in: wire.NewReader(conn), out: wire.NewWriter(deadlineWriter{conn}, maxQueued),
-		sessions: map[uint64]*member{}, dead: make(chan struct{}), asking: make(chan struct{}, maxAsking),
+		sessions: map[uint64]*member{}, dead: make(chan struct{}),
+		dns: questions{asking: make(chan struct{}, maxAsking), open: map[uint64]context.CancelFunc{}},
 	}
-	l.token.Store(rand.Uint64())
+	l.first = rand.Uint64()
+	l.token.Store(l.first)
 	return l
 }
 
@@ -122,7 +120,7 @@ func (l *life) ended() bool {
 // serve greets the program and reads what it says, until one of them ends. ready is
 // called when it has registered.
 func (l *life) serve(ctx context.Context, ready func()) error {
-	defer l.wg.Wait()
+	defer l.dns.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := l.out.Send(l.p.Hello.lines()); err != nil {
@@ -185,6 +183,9 @@ func (l *life) register() error {
 
 // complain counts a line without sense. Too many end the life.
 func (l *life) complain(err error) error {
+	if errors.Is(err, errBabble) {
+		return err
+	}
 	l.p.stats.nonsense.Add(1)
 	switch l.bad++; {
 	case l.bad > maxNonsense:
@@ -237,13 +238,23 @@ func (l *life) hold(now time.Time, wait time.Duration) {
 	defer l.heldMu.Unlock()
 	switch {
 	case l.flush == nil:
-		l.flush = time.AfterFunc(wait, func() { _ = l.send(nil) }) // it has ended the life, if it failed
+		l.flush = time.AfterFunc(wait, l.overdue)
 	case l.due.IsZero() || due.Before(l.due):
 		l.flush.Reset(wait)
 	default:
 		return
 	}
 	l.due = due
+}
+
+// overdue sends what was held back, unless it has gone out already.
+func (l *life) overdue() {
+	l.heldMu.Lock()
+	gone := l.due.IsZero()
+	l.heldMu.Unlock()
+	if !gone {
+		_ = l.send(nil) // it has ended the life, if it failed
+	}
 }
 
 // send sends lines now, behind those held back.
@@ -338,12 +349,20 @@ func (r *reading) session(id uint64) *member {
 	return r.last
 }
 
-// stray counts an answer that nobody waits for, or not any more.
-func (r *reading) stray(line []byte) {
-	r.p.stats.nonsense.Add(1)
-	if r.unknown++; r.unknown <= maxComplaint {
-		r.p.Warnf("filter process %s: %v", r.p.Name, nonsense("answer to no question", line))
+// stray counts an answer that nobody waits for, or not any more: its session may have
+// gone. There are never more such verdicts than questions.
+func (r *reading) stray(d *wire.ToDaemon, line []byte) error {
+	err := nonsense("answer to no question", line)
+	if d.Kind == wire.KindResult {
+		if r.unknown++; uint64(r.unknown) > r.token.Load()-r.first+maxNonsense {
+			return errBabble
+		}
 	}
+	r.p.stats.nonsense.Add(1)
+	if r.strays++; r.strays <= maxComplaint {
+		r.p.Warnf("filter process %s: %v", r.p.Name, err)
+	}
+	return nil
 }
 
 // dataLine takes a line of a message.
@@ -361,7 +380,7 @@ func (r *reading) dataLine(d *wire.ToDaemon, line []byte) error {
 	r.mu.Unlock()
 	if st == nil {
 		if !stale {
-			r.stray(line)
+			return r.stray(d, line)
 		}
 		return nil
 	}
@@ -378,17 +397,17 @@ func (r *reading) dataLine(d *wire.ToDaemon, line []byte) error {
 // result takes a verdict.
 func (r *reading) result(d *wire.ToDaemon, line []byte) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last = nil
 	m := r.sessions[d.Session]
-	if m == nil || m.token != d.Token {
-		if m == nil || m.stale != d.Token {
-			r.stray(line)
-		}
-		return nil
+	expected := m != nil && m.token == d.Token
+	stale := m != nil && m.stale == d.Token
+	if expected {
+		m.stale, m.token = m.token, 0
+		m.answer <- answer{d.Verdict, string(d.Text)} // has room: one is asked for at a time
 	}
-	m.stale, m.token = m.token, 0
-	m.answer <- answer{d.Verdict, string(d.Text)} // has room: one is asked for at a time
+	r.mu.Unlock()
+	if !expected && !stale {
+		return r.stray(d, line)
+	}
 	return nil
 }
 
@@ -401,46 +420,4 @@ func (r *reading) remark(d *wire.ToDaemon, line []byte) error {
 		m.remarked.Store(true)
 	}
 	return nil
-}
-
-// question answers a question to the DNS. The reader never waits for a write: the
-// program may not be reading before it has written.
-func (r *reading) question(d *wire.ToDaemon, line []byte) error {
-	l, ctx, session, id, q, name := r.life, r.ctx, d.Session, d.ID, d.Query, string(d.Text)
-	if l.questions.Add(1) > maxQuestions {
-		l.questions.Add(-1)
-		return nonsense("too many questions at a time", line)
-	}
-	l.wg.Go(func() {
-		defer l.questions.Add(-1)
-		values, status := l.resolve(ctx, q, name)
-		_ = l.send(wire.AppendAnswer(nil, session, id, values, status)) // it has ended the life, if it failed
-	})
-	return nil
-}
-
-// maxName bounds a name in a question, in bytes (RFC 1035 section 2.3.4).
-const maxName = 255
-
-// resolve asks the DNS.
-func (l *life) resolve(ctx context.Context, q wire.Query, name string) ([]string, wire.Status) {
-	if q == 0 || name == "" || len(name) > maxName {
-		return nil, wire.StatusRefused
-	}
-	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
-	defer cancel()
-	select {
-	case l.asking <- struct{}{}:
-		defer func() { <-l.asking }()
-	case <-ctx.Done():
-		return nil, wire.StatusTempFail
-	}
-	values, found, err := l.p.Resolve(ctx, q, name)
-	switch {
-	case err != nil:
-		return nil, wire.StatusTempFail
-	case !found:
-		return nil, wire.StatusNotFound
-	}
-	return values, wire.StatusOK
 }

@@ -70,7 +70,7 @@ type Process struct {
 	state    State
 	pid      int
 	since    time.Time
-	changed  chan struct{} // closed and replaced at each change; nil before Run
+	changed  chan struct{} // closed and replaced at each change; nil until somebody needs it
 	restarts int64
 	soon     bool       // the pause before the next start is short: it is worth waiting for
 	err      error      // why the last life ended
@@ -233,9 +233,7 @@ func (p *Process) live(ctx context.Context) error {
 func (p *Process) current(ctx context.Context, patient bool) *life {
 	var expired <-chan time.Time
 	for {
-		p.mu.Lock()
-		l, state, changed, soon := p.life, p.state, p.changed, p.soon
-		p.mu.Unlock()
+		l, state, changed, soon := p.look()
 		switch {
 		case state == Ready && !l.ended():
 			return l
@@ -247,9 +245,6 @@ func (p *Process) current(ctx context.Context, patient bool) *life {
 			defer timer.Stop()
 			expired = timer.C
 		}
-		if changed == nil { // Run has not begun
-			changed = p.first()
-		}
 		select {
 		case <-changed:
 		case <-expired:
@@ -260,14 +255,14 @@ func (p *Process) current(ctx context.Context, patient bool) *life {
 	}
 }
 
-// first returns what is closed at the first change.
-func (p *Process) first() chan struct{} {
+// look returns how the process is doing, and what is closed at the next change.
+func (p *Process) look() (l *life, state State, changed chan struct{}, soon bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.changed == nil {
+	if p.changed == nil { // Run has not begun
 		p.changed = make(chan struct{})
 	}
-	return p.changed
+	return p.life, p.state, p.changed, p.soon
 }
 
 // decides tells whether the process has a say in sessions of a direction. Before it
