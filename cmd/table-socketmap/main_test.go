@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -112,15 +113,32 @@ func TestServerThatIsAwayIsATemporaryFailure(t *testing.T) {
 	}
 }
 
-// FuzzNetstring states that what is read as a netstring prints back the same.
+// FuzzNetstring states that any text within the bound is read back from its netstring
+// and nothing behind it is touched; that what is read as a netstring prints back the same;
+// and that an answer is one of found, not found and an error.
 func FuzzNetstring(f *testing.F) {
-	f.Add("5:OK ab,")
-	f.Add("0:,")
-	f.Add("05:OK ab,")
+	for _, in := range []string{"5:OK ab,", "0:,", "05:OK ab,", "9:NOTFOUND ,", "8:TEMP x y,rest", "16:OK alice@ex,ampl,", "999999:", ":,", "3:abc;"} {
+		f.Add(in)
+	}
 	f.Fuzz(func(t *testing.T, in string) {
+		const rest = "7:next one"
+		if len(in) <= maxReply {
+			r := bufio.NewReader(strings.NewReader(netstring(in) + rest))
+			got, err := readNetstring(r)
+			behind, _ := io.ReadAll(r)
+			if err != nil || got != in || string(behind) != rest {
+				t.Errorf("%q is read back as %q, %v, before %q", in, got, err, behind)
+			}
+		}
 		s, err := readNetstring(bufio.NewReader(strings.NewReader(in)))
-		if err == nil && !strings.HasPrefix(in, netstring(s)) {
+		if err != nil {
+			return
+		}
+		if !strings.HasPrefix(in, netstring(s)) || len(s) > maxReply {
 			t.Errorf("%q is read as %q", in, s)
+		}
+		if value, err := answer(s); err == nil && s != "OK" && s != "OK "+value {
+			t.Errorf("%q means %q", s, value)
 		}
 	})
 }
