@@ -63,6 +63,7 @@ fetch_source      SELECT address FROM sources
 fetch_relayhost   SELECT url FROM hosts
 fetch_source_expire 1
 fetch_relayhost_expire 1
+timeout 2
 `
 
 // databases returns the servers by their names.
@@ -109,6 +110,7 @@ fetch_source LRANGE sources 0 -1
 fetch_relayhost LRANGE hosts 0 -1
 fetch_source_expire 1
 fetch_relayhost_expire 1
+timeout 2
 `,
 			program: func(t *testing.T) string { return need(t, "redis-server") },
 			args: []string{"--port", "0", "--unixsocket", "$dir/db/s", "--unixsocketperm", "777", "--dir", "$dir/db/data",
@@ -137,6 +139,7 @@ fetch_relayhost_expire 1
 fetch_source_filter (&(objectClass=ipHost)(cn=outgoing))
 fetch_source_attributes ipHostNumber
 fetch_source_expire 1
+timeout 2
 `,
 			program: func(t *testing.T) string { return need(t, "slapd") },
 			prepare: func(d *daemon) {
@@ -273,43 +276,61 @@ func (d *daemon) expandData(s string) string {
 		"$url", "smtp+tls://out@"+d.host+":587", "$escaped", strings.ReplaceAll(d.dir, "/", "%2F")).Replace(s))
 }
 
-// run starts the server and waits until it serves. What it returns stops it.
-func (db *database) run(d *daemon) (stop func()) {
+// databaseServer is a database that runs.
+type databaseServer struct {
+	d    *daemon
+	stop syscall.Signal
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// run starts the server and waits until it serves.
+func (db *database) run(d *daemon) *databaseServer {
 	t := d.t
 	t.Helper()
 	args := make([]string, len(db.args))
 	for i, a := range db.args {
 		args[i] = d.expandData(a)
 	}
-	cmd := d.command("carol", db.program(t), args...)
-	out, err := cmd.StdoutPipe()
+	s := &databaseServer{d: d, stop: db.stop, cmd: d.command("carol", db.program(t), args...), done: make(chan struct{})}
+	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
+	s.cmd.Stderr = s.cmd.Stdout
+	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(s.done)
 		d.keep(out, db.table+" server: ")
-		_ = cmd.Wait() // the log tells why it has ended
+		_ = s.cmd.Wait() // the log tells why it has ended
 	}()
-	stop = func() { db.end(d, cmd, done) }
-	t.Cleanup(stop)
+	t.Cleanup(s.end)
 	d.wait("^" + db.table + " server: .*" + db.ready)
-	return stop
+	return s
+}
+
+// signal sends a signal to the server and its children.
+func (s *databaseServer) signal(sig syscall.Signal) {
+	s.d.t.Helper()
+	pid := s.cmd.Process.Pid
+	if err := syscall.Kill(pid, sig); err != nil {
+		s.d.t.Fatal(err)
+	}
+	for _, child := range children(s.d.t, pid) {
+		_ = syscall.Kill(atoi(s.d.t, child), sig) // it may have ended
+	}
 }
 
 // end ends the server in order.
-func (db *database) end(d *daemon, cmd *exec.Cmd, done chan struct{}) {
-	_ = cmd.Process.Signal(db.stop) // it may have ended by now
+func (s *databaseServer) end() {
+	_ = s.cmd.Process.Signal(s.stop) // it may have ended by now
 	select {
-	case <-done:
+	case <-s.done:
 	case <-time.After(patience):
-		_ = cmd.Process.Kill()
-		<-done
-		d.t.Errorf("the %s server did not end", db.table)
+		_ = s.cmd.Process.Kill()
+		<-s.done
+		s.d.t.Errorf("%s did not end", s.cmd.Path)
 	}
 }

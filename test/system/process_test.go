@@ -22,19 +22,26 @@ type process struct {
 	status map[string]string // /proc/PID/status
 }
 
-// family returns the daemon's processes by their titles.
-func (d *daemon) family() map[string]process {
-	d.t.Helper()
-	pids := []string{fmt.Sprint(d.cmd.Process.Pid)}
-	threads, err := filepath.Glob("/proc/" + pids[0] + "/task/*/children")
+// children returns the processes that a process has started.
+func children(t *testing.T, pid int) []string {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
+	var pids []string
 	for _, path := range threads {
 		if list, err := os.ReadFile(path); err == nil { // the thread may have ended
 			pids = append(pids, strings.Fields(string(list))...)
 		}
 	}
+	return pids
+}
+
+// family returns the daemon's processes by their titles.
+func (d *daemon) family() map[string]process {
+	d.t.Helper()
+	pids := append([]string{fmt.Sprint(d.cmd.Process.Pid)}, children(d.t, d.cmd.Process.Pid)...)
 	out := map[string]process{}
 	for _, pid := range pids {
 		p, e := process{pid: atoi(d.t, pid), status: map[string]string{}}, "/proc/"+pid

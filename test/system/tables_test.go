@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -33,7 +34,7 @@ match tag "inner" auth from src "$source" for domain "example.com" action "users
 
 // Aliases, virtual users, users, domains, passwords, relay hosts, their credentials
 // and source addresses come from a server, which goes away and comes back under
-// load: what needs it fails for the moment, and all mail arrives.
+// load, and hangs: what needs it fails for the moment, and all mail arrives.
 func TestServersAnswerTablesAndMayGoAway(t *testing.T) {
 	t.Parallel()
 	for name, db := range databases() {
@@ -46,7 +47,7 @@ func TestServersAnswerTablesAndMayGoAway(t *testing.T) {
 			if db.prepare != nil {
 				db.prepare(d)
 			}
-			stop := db.run(d)
+			server := db.run(d)
 			if db.fill != nil {
 				db.fill(d)
 			}
@@ -67,7 +68,7 @@ func TestServersAnswerTablesAndMayGoAway(t *testing.T) {
 				loads[i] = d.startLoad(1, 10, rcpt)
 				loads[i].more(10)
 			}
-			stop()
+			server.end()
 			for _, l := range loads[:2] { // which ask the table at RCPT
 				d.await("mail to be refused", func() bool { return len(l.refusals()) > 0 })
 			}
@@ -77,7 +78,17 @@ func TestServersAnswerTablesAndMayGoAway(t *testing.T) {
 			if err := d.logIn("relay", "secret"); err == nil || !strings.HasPrefix(err.Error(), "4") {
 				t.Errorf("while the server is away a login is answered by %v, want a temporary failure", err)
 			}
-			db.run(d)
+			server = db.run(d)
+			for _, l := range loads {
+				l.more(10)
+			}
+			// One that hangs is no better.
+			server.signal(syscall.SIGSTOP)
+			t.Cleanup(func() { _ = server.cmd.Process.Signal(syscall.SIGCONT) }) // so that it can end
+			if err := d.logIn("relay", "secret"); err == nil || !strings.HasPrefix(err.Error(), "4") {
+				t.Errorf("while the server hangs a login is answered by %v, want a temporary failure", err)
+			}
+			server.signal(syscall.SIGCONT)
 			for _, l := range loads {
 				l.more(10)
 			}
