@@ -43,27 +43,31 @@ func showFilters(ctx context.Context, p *program, _ []string) error {
 	for i := range r.Filters {
 		f := &r.Filters[i]
 		if !p.json {
-			p.writeFilter(f)
+			p.writeFilter("", f)
 			continue
 		}
-		err := json.NewEncoder(p.stdout).Encode(filterJSON{
-			f.Name, f.State, f.PID, f.Since.Seconds(), f.Restarts, f.Sessions, append([]string{}, f.Phases...), f.Events,
-			f.Asked, f.Failed, f.Nonsense, f.Mean.Seconds(), f.Slowest.Seconds(), f.LastError,
-		})
-		if err != nil {
+		if err := json.NewEncoder(p.stdout).Encode(filterOf(f)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *program) writeFilter(f *proto.FilterStatus) {
+func filterOf(f *proto.FilterStatus) filterJSON {
+	return filterJSON{
+		f.Name, f.State, f.PID, f.Since.Seconds(), f.Restarts, f.Sessions, append([]string{}, f.Phases...), f.Events,
+		f.Asked, f.Failed, f.Nonsense, f.Mean.Seconds(), f.Slowest.Seconds(), f.LastError,
+	}
+}
+
+// writeFilter writes the lines of one filter process, what stands before its name first.
+func (p *program) writeFilter(before string, f *proto.FilterStatus) {
 	state := fmt.Sprintf("%s since %v", f.State, f.Since.Round(time.Second))
 	if f.PID != 0 {
 		state += fmt.Sprintf(", pid %d", f.PID)
 	}
-	fmt.Fprintf(p.stdout, "%s %s, restarts %d, sessions %d, asked %d, failed %d, nonsense %d, mean %v, slowest %v\n",
-		oneLine(f.Name), oneLine(state), f.Restarts, f.Sessions, f.Asked, f.Failed, f.Nonsense,
+	fmt.Fprintf(p.stdout, "%s%s %s, restarts %d, sessions %d, asked %d, failed %d, nonsense %d, mean %v, slowest %v\n",
+		before, oneLine(f.Name), oneLine(state), f.Restarts, f.Sessions, f.Asked, f.Failed, f.Nonsense,
 		f.Mean.Round(time.Microsecond), f.Slowest.Round(time.Microsecond))
 	if f.LastError != "" {
 		fmt.Fprintf(p.stdout, "    last failure: %s\n", oneLine(f.LastError))

@@ -187,12 +187,7 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 				}
 				return proto.RelayListReply{Lines: []string{"two"}}, nil
 			})
-			answer(d, proto.ListFilters, func(proto.Empty) (proto.ListFiltersReply, error) {
-				return proto.ListFiltersReply{Filters: []proto.FilterStatus{{
-					Name: "spam", State: "ready", PID: 7, Since: time.Minute, Restarts: 2, Sessions: 3, Asked: 10, Failed: 1,
-					Mean: 150 * time.Microsecond, Slowest: 2 * time.Millisecond, LastError: "it closed its output",
-				}}}, nil
-			})
+			answer(d, proto.ListFilters, aFilter)
 			answer(d, proto.Show, func(proto.ShowRequest) (proto.ShowReply, error) {
 				return proto.ShowReply{Text: []byte("version: 4\n")}, nil
 			})
@@ -208,6 +203,14 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 			}
 		})
 	}
+}
+
+func aFilter(proto.Empty) (proto.ListFiltersReply, error) {
+	return proto.ListFiltersReply{Filters: []proto.FilterStatus{{
+		Name: "spam", State: "ready", PID: 7, Since: time.Minute, Restarts: 2, Sessions: 3, Asked: 10, Failed: 1,
+		Mean: 150 * time.Microsecond, Slowest: 2 * time.Millisecond, LastError: "it closed its output",
+		Phases: []string{"smtp-in mail-from", "smtp-in commit"},
+	}}}, nil
 }
 
 func TestWhatCannotBeUnderstoodIsAnsweredWithPossibilities(t *testing.T) {
@@ -357,6 +360,7 @@ func statusDaemon(t *testing.T, dir string) {
 			{Role: proto.Queue, Restarts: 2, Missing: "seccomp"},
 		}}, nil
 	})
+	answer(d, proto.ListFilters, aFilter)
 	answer(d, proto.Stats, func(proto.Empty) (proto.StatsReply, error) {
 		return proto.StatsReply{Counters: []proto.Counter{{Name: "uptime", Value: 90061}, {Name: "mda.paused", Value: 1}, {Name: "smtp.paused"}, {Name: "smtp.session", Value: 5}}}, nil
 	})
@@ -367,10 +371,12 @@ func TestStatusAndStats(t *testing.T) {
 	dir := shortDir(t)
 	statusDaemon(t, dir)
 	const top = "MDA paused\nSMTP running\nserver mail.test, OpenSMTPD test, configuration 3\n"
+	const filter = "filter spam ready since 1m0s, pid 7, restarts 2, sessions 3, asked 10, failed 1, nonsense 0, mean 150µs, slowest 2ms\n" +
+		"    last failure: it closed its output\n    decides: smtp-in mail-from, smtp-in commit\n    reports: 0\n"
 	for _, tt := range []struct{ args, want string }{
 		{"show status", top + "parent      pid 10      restarts 0\nqueue       down        restarts 2\n"},
-		{"show status -v", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n"},
-		{"-v show status", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n"},
+		{"show status -v", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n" + filter},
+		{"-v show status", top + "parent      pid 10      restarts 0\n    protections: uid=0\nqueue       down        restarts 2\n    missing: seccomp\n" + filter},
 		{"-j show status", `{"server":"mail.test","software":"OpenSMTPD test","configuration":3,"one_process":false,"verbose":false,"trace":[],"paused":["mda"],` +
 			`"roles":[{"role":"parent","pid":10,"restarts":0,"protections":"uid=0","missing":""},{"role":"queue","pid":0,"restarts":2,"protections":"","missing":"seccomp"}]}` + "\n"},
 		{"show stats", "mda.paused=1\nsmtp.paused=0\nsmtp.session=5\nuptime=90061\nuptime.human=1d1h1m1s\n"},

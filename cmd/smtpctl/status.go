@@ -28,6 +28,8 @@ type statusJSON struct {
 	Trace      []string   `json:"trace"`
 	Paused     []string   `json:"paused"`
 	Roles      []roleJSON `json:"roles"`
+
+	Filters []filterJSON `json:"filters,omitempty"` // with -v
 }
 
 type roleJSON struct {
@@ -49,8 +51,19 @@ func showStatus(ctx context.Context, p *program, _ []string) error {
 	if err != nil {
 		return err
 	}
+	var filters []proto.FilterStatus
+	if p.verbose {
+		// When the dispatcher, which has them, is down, the rest is worth the more.
+		if r, _, err := control.Call(ctx, c, proto.ListFilters, proto.Empty{}); err == nil {
+			filters = r.Filters
+		}
+	}
 	if p.json {
-		return json.NewEncoder(p.stdout).Encode(statusOf(c.Daemon.Software, st, counters))
+		out := statusOf(c.Daemon.Software, st, counters)
+		for i := range filters {
+			out.Filters = append(out.Filters, filterOf(&filters[i]))
+		}
+		return json.NewEncoder(p.stdout).Encode(out)
 	}
 	for _, class := range classes {
 		if v, known := counters[class.counter]; known {
@@ -58,6 +71,9 @@ func showStatus(ctx context.Context, p *program, _ []string) error {
 		}
 	}
 	p.writeStatus(c.Daemon.Software, st)
+	for i := range filters {
+		p.writeFilter("filter ", &filters[i])
+	}
 	return nil
 }
 
