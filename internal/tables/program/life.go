@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/table"
@@ -88,7 +89,7 @@ func (l *life) run(ready func()) error {
 }
 
 // hint is for whoever upgrades.
-const hint = " (programs made for OpenSMTPD before 7.6 speak another protocol and do not work)"
+const hint = " (what it says is in the log; programs made for OpenSMTPD before 7.6 do not work)"
 
 // early says when a program ended.
 const early = "before it named its services" + hint
@@ -117,7 +118,7 @@ func ending(err error, when string) error {
 	switch {
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("its program writes a line of more than %d bytes", wire.MaxLine)
-	case err != nil:
+	case err != nil && !errors.Is(err, syscall.ECONNRESET): // an end before all was read
 		return fmt.Errorf("its program was lost %s: %w", when, err)
 	}
 	return fmt.Errorf("its program ended %s", when)

@@ -75,3 +75,40 @@ func TestExampleOfTheManualPageIsATable(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A program that finds its configuration bad ends without having read what the daemon
+// says, which systems report as a reset connection.
+func TestProgramThatEndsUnheardHasEnded(t *testing.T) {
+	t.Parallel()
+	warnings := make(chan error, 100)
+	tab := Open(Options{Name: "t", Warn: func(err error) { warnings <- err }, Start: func(context.Context) (io.ReadWriteCloser, error) {
+		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+		if err != nil {
+			return nil, err
+		}
+		ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+		defer ours.Close()
+		conn, err := net.FileConn(ours)
+		if err != nil {
+			return nil, err
+		}
+		return closeAfterWrite{conn, theirs}, nil
+	}})
+	if err := <-warnings; !strings.Contains(err.Error(), "its program ended before it named its services") {
+		t.Errorf("warning: %v", err)
+	}
+	if err := tab.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// closeAfterWrite closes the other end of a connection once something was written.
+type closeAfterWrite struct {
+	net.Conn
+	other *os.File
+}
+
+func (c closeAfterWrite) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	return n, errors.Join(err, c.other.Close())
+}
