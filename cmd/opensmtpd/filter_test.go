@@ -366,6 +366,28 @@ func TestFilterThatFailsIsTreatedAsConfigured(t *testing.T) {
 	}
 }
 
+// The end of the daemon is the end of a filter's input, and no failure of the filter.
+func TestFilterEndsWithTheDaemon(t *testing.T) {
+	t.Parallel()
+	for range 3 {
+		m := newMTA(t, "")
+		record := m.file("record", "")
+		m.writeConf(filtered(`filter "f" proc-exec `+filterCommand(t, "events", "record="+record, "data-line"), `"f"`))
+		m.start()
+		m.send("somebody@example.org", "text")
+		m.stop()
+		for _, line := range m.lines() {
+			if strings.Contains(line, "filter process") {
+				t.Error(line)
+			}
+		}
+		told, err := os.ReadFile(record)
+		if err != nil || !strings.Contains(string(told), "|smtp-in|link-disconnect|") {
+			t.Errorf("%v; the filter was told:\n%s", err, told)
+		}
+	}
+}
+
 func TestSessionGoesOnWithFilterThatWasStartedAgain(t *testing.T) {
 	t.Parallel()
 	m := newMTA(t, "")

@@ -133,6 +133,18 @@ func (w *Writer) Send(lines []byte) error {
 		w.room.Broadcast()
 	}
 	w.writing = false
+	w.room.Broadcast()
+	return w.err
+}
+
+// Flush writes what waits, and returns when nothing does any more, whoever wrote it.
+func (w *Writer) Flush() error {
+	err := w.Send(nil)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for err == nil && w.err == nil && w.writing {
+		w.room.Wait()
+	}
 	return w.err
 }
 

@@ -309,6 +309,37 @@ func TestWriterJoinsWhatWaits(t *testing.T) {
 	}
 }
 
+func TestFlushWaitsForTheWriteOfAnother(t *testing.T) {
+	t.Parallel()
+	g := &gate{make(chan string), make(chan error)}
+	w := wire.NewWriter(g, 100)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.Send([]byte("a\n")) })
+	<-g.writes
+	if err := w.Later([]byte("b\n")); err != nil {
+		t.Error(err)
+	}
+	flushed := make(chan error, 1)
+	wg.Go(func() { flushed <- w.Flush() })
+	g.pass <- nil
+	if got := <-g.writes; got != "b\n" {
+		t.Errorf("second write %q", got)
+	}
+	select {
+	case err := <-flushed:
+		t.Errorf("Flush returned before the write had ended: %v", err)
+	default:
+	}
+	g.pass <- nil
+	if err := <-flushed; err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if err := w.Flush(); err != nil { // nothing waits
+		t.Error(err)
+	}
+}
+
 // chunks reads size bytes at a time.
 type chunks struct {
 	b    []byte

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/filter/wire"
@@ -107,6 +108,15 @@ func (l *life) end(err error) {
 	_ = l.conn.Close() // its reader sees
 }
 
+// closed returns the error of a read or write in the words of errClosed, when it is
+// that the program has gone.
+func closed(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return errClosed
+	}
+	return err
+}
+
 // ended tells whether the life is over.
 func (l *life) ended() bool {
 	select {
@@ -124,7 +134,7 @@ func (l *life) serve(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := l.out.Send(l.p.Hello.lines()); err != nil {
-		return err
+		return closed(err)
 	}
 	if err := l.register(); err != nil {
 		return err
@@ -136,10 +146,8 @@ func (l *life) serve(ctx context.Context, ready func()) error {
 		switch {
 		case l.ended():
 			return l.err
-		case errors.Is(err, io.EOF):
-			return errClosed
 		case err != nil:
-			return fmt.Errorf("read: %w", err)
+			return closed(err)
 		}
 		l.heard.Add(1)
 		if err := r.take(line); err != nil {
@@ -157,11 +165,8 @@ func (l *life) serve(ctx context.Context, ready func()) error {
 func (l *life) register() error {
 	for {
 		line, err := l.in.Line()
-		if errors.Is(err, io.EOF) {
-			return errClosed
-		}
 		if err != nil {
-			return err
+			return closed(err)
 		}
 		m, err := wire.ParseToDaemon(line)
 		switch {
@@ -274,7 +279,7 @@ func (l *life) farewell() {
 	sent := make(chan struct{})
 	go func() { // ends with the pipe
 		defer close(sent)
-		_ = l.out.Send(nil) // there is nobody left to tell
+		_ = l.out.Flush() // there is nobody left to tell
 	}()
 	select {
 	case <-sent:

@@ -163,10 +163,11 @@ func (d *Dispatcher) Stop(ctx context.Context) {
 	}
 	var relaying sync.WaitGroup
 	relaying.Go(func() { d.relay.stop(ctx) })
-	defer relaying.Wait()
 	if err := d.server.Drain(ctx); err != nil {
 		d.p.Log.Debugf("sessions cut at the end: %v", err)
 	}
+	relaying.Wait()
+	d.filters.end()
 }
 
 // hold stops or restarts accepting. Connections wait in the kernel's queue meanwhile.

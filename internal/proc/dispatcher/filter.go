@@ -26,8 +26,9 @@ import (
 type filters struct {
 	d *Dispatcher
 
-	mu      sync.Mutex // guards running
+	mu      sync.Mutex // guards what follows
 	running map[string]*filterProcess
+	ended   bool // no process is wanted any more
 }
 
 // filterProcess is a process and how many configurations use it.
@@ -65,13 +66,25 @@ func (f *filters) use(c *proto.FilterProc, admd string) *filterchain.Process {
 		defer cancel()
 		f.mu.Lock()
 		p.stop = cancel
-		if p.uses == 0 {
+		if p.uses == 0 || f.ended {
 			cancel()
 		}
 		f.mu.Unlock()
 		p.Run(ctx)
 	})
 	return p.Process
+}
+
+// end ends all processes: nothing will be asked any more.
+func (f *filters) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
+	for _, p := range f.running {
+		if p.stop != nil {
+			p.stop()
+		}
+	}
 }
 
 // drop ends a process that no configuration uses any more.

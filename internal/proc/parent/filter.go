@@ -33,6 +33,8 @@ type filterLife struct {
 }
 
 const (
+	// inputGrace is what a filter has to end by itself once its input has ended.
+	inputGrace = 500 * time.Millisecond
 	// filterGrace is what a filter has to end after it was asked to.
 	filterGrace = 2 * time.Second
 	// filterPause keeps starts of one filter apart, whatever the dispatcher asks for.
@@ -172,8 +174,14 @@ func (p *Parent) runFilter(f FilterProgram, cred *syscall.Credential) (*filterLi
 // kill ends a filter, and thereby what it has started.
 func (l *filterLife) kill() { _ = l.process.Kill() } // an error means that it has ended already
 
-// end asks a filter to end, and kills it if it does not.
+// end lets a filter end, as most do when their input has: what they were told last is
+// not lost then. It asks one to end that does not, and kills it in the end.
 func (l *filterLife) end() {
+	select {
+	case <-l.ended:
+		return
+	case <-time.After(inputGrace):
+	}
 	_ = l.process.Signal(syscall.SIGTERM) // an error means that it has ended already
 	select {
 	case <-l.ended:
