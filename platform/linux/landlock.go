@@ -48,6 +48,16 @@ type ruleset struct {
 	anyPort                            bool // binding to port 0, which leaves the port to the system, is granted
 }
 
+// covers says what r restricts, in a word. Rules about ports are newer than those about
+// files. Where they are missing the filter of system calls still lets nobody listen,
+// and nobody connect who need not.
+func (r ruleset) covers() string {
+	if r.handledPorts == 0 {
+		return "files"
+	}
+	return "files+ports"
+}
+
 // hidden are directories at the top of the file system that no role reads for
 // mail's sake: other processes, devices, the system's innards.
 func hidden() []string { return []string{"boot", "dev", "lost+found", "proc", "root", "sys"} }

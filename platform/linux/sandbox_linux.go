@@ -156,10 +156,7 @@ func (c *confining) landlock() error {
 	if err := enforce(r); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
-	c.on("landlock", fmt.Sprintf("abi:%d", abi))
-	if r.handledPorts == 0 {
-		c.off("landlock of ports", fmt.Sprintf("not offered by the kernel (abi %d)", abi))
-	}
+	c.on("landlock", fmt.Sprintf("abi:%d,%s", abi, r.covers()))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package openbsd
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,10 @@ func needs(name proto.Role) platform.Profile {
 // The promises stand beside those that OpenSMTPD 7.8 makes for the same work.
 func TestPromisesOfTheRoles(t *testing.T) {
 	t.Parallel()
+	doc, err := os.ReadFile("../../docs/protection.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for role, want := range map[proto.Role]struct{ promises, original string }{
 		// Each role is handed sockets, and asks what they are.
 		proto.Key:        {"stdio unix sendfd recvfd", "stdio"},
@@ -50,6 +55,13 @@ func TestPromisesOfTheRoles(t *testing.T) {
 		got := promises(needs(role))
 		if got != want.promises {
 			t.Errorf("%s\n got %s\nwant %s", role, got, want.promises)
+		}
+		name := string(role)
+		if want.original == "" {
+			name = "worker, " + map[proto.Role]string{"mbox": "mbox", "maildir": "Maildir", "lmtp": "LMTP"}[role]
+		}
+		if row := fmt.Sprintf("| %s | `%s` | ", name, got); !strings.Contains(string(doc), row) {
+			t.Errorf("docs/protection.md has no row that begins with %s", row)
 		}
 		for word := range strings.FieldsSeq(got) {
 			if want.original != "" && word != "unix" && !strings.HasPrefix(word, "send") && !strings.HasPrefix(word, "recv") &&
