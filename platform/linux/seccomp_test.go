@@ -275,13 +275,14 @@ func TestOlderKernelIsAskedForWhatItHas(t *testing.T) {
 	t.Parallel()
 	p := proc.Needs(proto.Queue, confinements()[proto.Queue])
 	for abi, want := range map[int]string{
-		1: "0x1fff 0x0 0x0", 2: "0x3fff 0x0 0x0", 3: "0x7fff 0x0 0x0", 4: "0x7fff 0x3 0x0", 5: "0xffff 0x3 0x0", 6: "0xffff 0x3 0x1",
+		1: "0x1fff 0x0 0x0 files", 2: "0x3fff 0x0 0x0 files", 3: "0x7fff 0x0 0x0 files",
+		4: "0x7fff 0x3 0x0 files+ports", 5: "0xffff 0x3 0x0 files+ports", 6: "0xffff 0x3 0x1 files+ports",
 	} {
 		r, err := rules(p, abi, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprintf("%#x %#x %#x", r.handledFiles, r.handledPorts, r.scoped); got != want {
+		if got := fmt.Sprintf("%#x %#x %#x %s", r.handledFiles, r.handledPorts, r.scoped, r.covers()); got != want {
 			t.Errorf("abi %d handles %s, want %s", abi, got, want)
 		}
 		for _, rule := range r.paths {

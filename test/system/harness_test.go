@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 		fmt.Println("run me with test/system/run, as root")
 		os.Exit(1)
 	}
+	if programs = os.Getenv("OPENSMTPD_TEST_PROGRAMS"); programs != "" { // built already
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "opensmtpd-system")
 	if err == nil {
 		programs = dir
@@ -270,9 +273,14 @@ func (d *daemon) cleanUp(done chan struct{}, cmd *exec.Cmd) {
 			d.t.Error("the daemon did not end on SIGTERM")
 		}
 	}
+	lines := d.lines()
+	for _, line := range lines { // whatever the test is about
+		if strings.Contains(line, "killed by its sandbox") {
+			d.t.Error(line)
+		}
+	}
 	if d.t.Failed() {
 		var shown []string
-		lines := d.lines()
 		for i, line := range lines { // all that is not about mail, and the end
 			if i >= len(lines)-50 || !aboutMail.MatchString(line) {
 				shown = append(shown, line)
