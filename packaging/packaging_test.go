@@ -96,6 +96,39 @@ func TestSystemdTakesTheSocketUnit(t *testing.T) {
 	}
 }
 
+func TestAppArmorReadsTheProfile(t *testing.T) {
+	t.Parallel()
+	parser := tool(t, "apparmor_parser")
+	check := func(text string) error {
+		profile := filepath.Join(t.TempDir(), "opensmtpd")
+		write(t, profile, text, 0o644)
+		out, err := exec.Command(parser, "--skip-kernel-load", "--skip-cache", profile).CombinedOutput()
+		if err != nil {
+			t.Logf("%s", out)
+		}
+		return err
+	}
+	text := read(t, "apparmor/opensmtpd")
+	if err := check(text); err != nil {
+		t.Errorf("apparmor_parser: %v", err)
+	}
+	if check(strings.Replace(text, "capability kill,", "capability hunt,", 1)) == nil {
+		t.Error("apparmor_parser takes a capability that there is not")
+	}
+	if !strings.Contains(read(t, "systemd/opensmtpd.service"), "\nAppArmorProfile=-opensmtpd\n") {
+		t.Error("the unit does not ask for the profile")
+	}
+	// The unit and the profile leave the same capabilities.
+	var profile []string
+	for _, m := range regexp.MustCompile(`(?m)^  capability (\w+),$`).FindAllStringSubmatch(text, -1) {
+		profile = append(profile, "CAP_"+strings.ToUpper(m[1]))
+	}
+	unit := regexp.MustCompile(`(?m)^CapabilityBoundingSet=(.*)$`).FindStringSubmatch(read(t, "systemd/opensmtpd.service"))
+	if unit == nil || strings.Join(profile, " ") != unit[1] {
+		t.Errorf("the profile has %q, the unit %q", profile, unit)
+	}
+}
+
 func TestSystemdTakesTheUnit(t *testing.T) {
 	t.Parallel()
 	analyze := tool(t, "systemd-analyze")
