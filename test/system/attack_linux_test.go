@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -121,11 +120,7 @@ func attackConfined(text string) int {
 		need, confined = proc.WorkerNeeds(proto.WorkerConfig{Method: uint8(policy.Command)})
 	}
 	if confined {
-		g, err := host.Confine(need)
-		// Rules about ports are newer than the rest, and stand behind the filter of
-		// system calls, which keeps the same roles from the same.
-		missing := slices.DeleteFunc(g.Missing, func(s string) bool { return strings.HasPrefix(s, "landlock of ports: ") })
-		if err != nil || len(missing) > 0 {
+		if g, err := host.Confine(need); err != nil || len(g.Missing) > 0 {
 			fmt.Println("confined in part only:", g, err)
 			return 2
 		}
