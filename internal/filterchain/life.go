@@ -18,6 +18,7 @@ import (
 // Bounds of a life.
 const (
 	maxQueued    = 1 << 20               // bytes that wait to be written; then senders wait
+	fullBatch    = 64 << 10              // bytes that are not held back any more
 	lateTime     = 10 * time.Millisecond // that a report waits for company
 	crowd        = 4                     // sessions, from which on questions wait for company …
 	crowdTime    = 2 * time.Millisecond  // … from the last write on
@@ -130,7 +131,6 @@ func (l *life) ended() bool {
 // serve greets the program and reads what it says, until one of them ends. ready is
 // called when it has registered.
 func (l *life) serve(ctx context.Context, ready func()) error {
-	defer l.dns.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := l.out.Send(l.p.Hello.lines()); err != nil {
@@ -212,6 +212,10 @@ func (l *life) answers(d wire.Direction, p wire.Phase) bool { return l.phases[d]
 func (l *life) tell(lines []byte) {
 	if err := l.out.Later(lines); err != nil {
 		l.broken(err)
+		return
+	}
+	if l.out.Pending() >= fullBatch {
+		_ = l.send(nil) // it has ended the life, if it failed
 		return
 	}
 	l.hold(time.Now(), lateTime)

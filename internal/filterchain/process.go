@@ -225,6 +225,7 @@ func (p *Process) live(ctx context.Context) error {
 		}
 	})
 	l.end(err)
+	l.dns.wg.Wait() // its writes fail now
 	return l.err
 }
 

@@ -252,15 +252,25 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 
 func TestMessageThatDoesNotComeBack(t *testing.T) {
 	t.Parallel()
-	p := run(t, script(func(*wire.ToFilter) string { return "" }, wire.PhaseDataLine))
+	p := run(t, script(func(*wire.ToFilter) string { return "" }, wire.PhaseDataLine), noop(wire.PhaseDataLine))
 	f := &Filter{Name: "f", Process: p}
 	f.Timeouts[wire.PhaseDataLine] = time.Millisecond
-	text := chainOf(t, f).open(t).Text(func([]byte) error { return nil })
+	s := chainOf(t, f).open(t)
+	text := s.Text(func([]byte) error { return nil })
 	if _, err := text.Write([]byte("a line\n")); err != nil {
 		t.Fatal(err)
 	}
 	if err := text.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "no answer in time") {
 		t.Errorf("the message ended with %v", err)
+	}
+	// The program has been silent altogether: the next message has another life of it.
+	f.Timeouts[wire.PhaseDataLine] = 0
+	if got := outcome(s.Decide(t.Context(), wire.PhaseMailFrom, "a@example.org")); got != "proceed" {
+		t.Errorf("the verdict is %q", got)
+	}
+	text = s.Text(func([]byte) error { return nil })
+	if err := text.Close(t.Context()); err != nil {
+		t.Errorf("the next message ended with %v", err)
 	}
 }
 

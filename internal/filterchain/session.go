@@ -70,6 +70,9 @@ func (s *Session) Close() {
 	s.pass()
 	s.Report(wire.LinkDisconnect{})
 	for _, m := range s.members {
+		if m.life != nil && s.wanted != 0 {
+			_ = m.life.ask(nil) // what was held back need not wait any longer; it has ended the life, if it failed
+		}
 		m.detach()
 		if m.timer != nil {
 			m.timer.Stop()

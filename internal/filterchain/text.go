@@ -37,6 +37,7 @@ var (
 type stage struct {
 	m     *member
 	token uint64
+	heard int64 // lines of the filter, about whatever, when the wait for the end began
 
 	mu      sync.Mutex // guards what follows
 	filled  sync.Cond  // lines came, or the end
@@ -363,6 +364,9 @@ func (t *Text) await(ctx context.Context) {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for before := t.moved(); ; {
+		for _, st := range t.stages {
+			st.heard = st.m.life.heard.Load()
+		}
 		select {
 		case <-t.done:
 			return
@@ -402,6 +406,9 @@ func (t *Text) late(limit time.Duration) {
 		l.p.failedAnswer()
 		l.p.Warnf("filter process %s: %016x: no end of the message within %v", l.p.Name, t.s.id, limit)
 		t.fail(t.blame(i, errLate))
+		if l.heard.Load() == st.heard { // it has told nobody anything
+			l.end(errHung)
+		}
 		return
 	}
 	t.fail(t.blame(len(t.stages)-1, errLate))
