@@ -340,7 +340,7 @@ const reportConf = `
 report tls from "tls@example.org" organization "Example"
 table owner { owner = $owner }
 table everybody { "@" = owner }
-queue retry mta 1s
+queue retry mta 1h
 listen on $host port $port hostname out.example.org
 action "keep" maildir $maildir virtual <everybody> userbase <owner>
 action "out" relay
@@ -415,7 +415,7 @@ testing.example sts 0/1 certificate-host-mismatch`
 	}
 	before := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -2)
 	rewriteDay(t, names[0], filepath.Join(dir, before.Format(time.DateOnly)), before)
-	m.writeConf("queue retry mta 1h\n" + reportConf)
+	m.writeConf(reportConf)
 	m.start()
 	m.wait(`tls-report domain=bad\.example day=` + before.Format(time.DateOnly) + ` to=<bad@reports\.example>`)
 	m.wait(`mda delivery .*from=<tls@example\.org> to=<bad@reports\.example> .*result=Ok`)
