@@ -5,17 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/mail"
+	"slices"
 	"strings"
 	"time"
 
-	"blitiri.com.ar/go/spf"
 	"github.com/emersion/go-msgauth/authres"
 	"github.com/emersion/go-msgauth/dkim"
 	"github.com/emersion/go-msgauth/dmarc"
 	"golang.org/x/net/publicsuffix"
 
+	"github.com/opensmtpd/opensmtpd/cmd/filter-auth/internal/spf"
 	"github.com/opensmtpd/opensmtpd/filter"
 )
 
@@ -23,6 +23,11 @@ const (
 	defaultPatience = 20 * time.Second
 	// maxSignatures bounds the DKIM signatures of a message that are looked at.
 	maxSignatures = 10
+	// maxReason bounds what is said about a broken SPF record, in bytes.
+	maxReason = 200
+	// maxText bounds who is concerned by a refusal, in bytes: a line of a reply has 512
+	// (RFC 5321 section 4.5.3.1.5).
+	maxText = 460
 )
 
 // checker holds the options.
@@ -70,33 +75,15 @@ func (c *checker) addSealer(s string) error {
 
 // findings are the results for one message.
 type findings struct {
-	spf       spf.Result
-	spfDomain string // that SPF was checked for
-	signed    []*dkim.Verification
-	dkim      authres.ResultValue // the best of signed
-	arc       arcResult
-	dmarc     authres.ResultValue
-	policy    dmarc.Policy // of the domain in From; none when there is no record
-	percent   int          // of messages that the policy is for
-	author    string       // domain in From
-	override  string       // the sealer whose word counts for more than DMARC
-}
-
-// dns asks through the daemon. It is the resolver that SPF wants.
-type dns struct{ s *filter.Session }
-
-func (d dns) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	texts, err := d.s.LookupTXT(ctx, name)
-	return withoutBroken(texts), err
-}
-func (d dns) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
-	return d.s.LookupMX(ctx, name)
-}
-func (d dns) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
-	return d.s.LookupIPAddr(ctx, name)
-}
-func (d dns) LookupAddr(ctx context.Context, addr string) ([]string, error) {
-	return d.s.LookupAddr(ctx, addr)
+	spf      spf.Answer
+	signed   []*dkim.Verification
+	dkim     authres.ResultValue // the best of signed
+	arc      arcResult
+	dmarc    authres.ResultValue
+	policy   dmarc.Policy // of the domain in From; none when there is no record
+	percent  int          // of messages that the policy is for
+	author   string       // domain in From
+	override string       // the sealer whose word counts for more than DMARC
 }
 
 // message checks a message of a stranger. Users of this server are let through: who
@@ -117,14 +104,19 @@ func (c *checker) message(s *filter.Session, m *filter.Message) filter.Verdict {
 	f := c.check(ctx, s, m)
 	m.Remove("Authentication-Results", func(value string) bool { return sameID(value, id) })
 	m.Prepend("Authentication-Results", f.header(id, s))
-	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf, f.dkim, f.dmarc, f.arc.value, f.author)
+	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf.Result, f.dkim, f.dmarc, f.arc.value, f.author)
 	return c.verdict(f)
 }
 
 // check runs all methods.
 func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Message) findings {
 	var f findings
-	f.checkSPF(ctx, s)
+	f.spf = spf.Check(ctx, s, spf.Query{
+		IP: s.Source.Addr(), Helo: s.Identity, Sender: sender(s), Receiver: s.Hostname, Explain: slices.Contains(c.rules, rule{"spf", "fail", "reject"}),
+	})
+	if f.spf.Err != nil {
+		s.Logf("SPF: %v", f.spf.Err)
+	}
 	txt := func(name string) ([]string, error) { return s.LookupTXT(ctx, name) }
 	signed, err := dkim.VerifyWithOptions(m.Reader(), &dkim.VerifyOptions{LookupTXT: txt, MaxVerifications: maxSignatures})
 	if err != nil && !errors.Is(err, dkim.ErrTooManySignatures) {
@@ -148,20 +140,6 @@ func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Messag
 		}
 	}
 	return f
-}
-
-// checkSPF asks for the sender's domain, or for the name that the client gave when
-// there is no sender (RFC 7208 section 2.4).
-func (f *findings) checkSPF(ctx context.Context, s *filter.Session) {
-	sender := ""
-	if s.Tx != nil {
-		sender = s.Tx.Sender
-	}
-	f.spfDomain = domainOf(sender)
-	if f.spfDomain == "" {
-		f.spfDomain = strings.ToLower(s.Identity)
-	}
-	f.spf, _ = spf.CheckHostWithSender(net.IP(s.Source.Addr().Unmap().AsSlice()), s.Identity, sender, spf.WithContext(ctx), spf.WithResolver(dns{s}))
 }
 
 func dkimValue(err error) authres.ResultValue {
@@ -222,7 +200,7 @@ func (f *findings) checkDMARC(from []string, txt func(string) ([]string, error))
 		f.percent = *record.Percent
 	}
 	f.dmarc = authres.ResultFail
-	if f.spf == spf.Pass && aligned(f.spfDomain, author, record.SPFAlignment) {
+	if f.spf.Result == spf.Pass && aligned(f.spf.Domain, author, record.SPFAlignment) {
 		f.dmarc = authres.ResultPass
 	}
 	for _, v := range f.signed {
@@ -231,7 +209,7 @@ func (f *findings) checkDMARC(from []string, txt func(string) ([]string, error))
 		}
 	}
 	// What could not be looked up may speak for the domain another time.
-	if f.dmarc == authres.ResultFail && (f.spf == spf.TempError || f.dkim == authres.ResultTempError) {
+	if f.dmarc == authres.ResultFail && (f.spf.Result == spf.TempError || f.dkim == authres.ResultTempError) {
 		f.dmarc = authres.ResultTempError
 	}
 }
@@ -259,7 +237,7 @@ func domainOf(address string) string {
 	if i < 0 {
 		return ""
 	}
-	return strings.ToLower(strings.TrimSuffix(address[i+1:], "."))
+	return strings.ToLower(spf.ToASCII(address[i+1:]))
 }
 
 // orgDomain returns the domain below the public suffix (RFC 7489 section 3.2).
@@ -285,7 +263,11 @@ func sameID(value, id string) bool {
 
 // header returns the value of the Authentication-Results field.
 func (f *findings) header(id string, s *filter.Session) string {
-	results := []authres.Result{&authres.SPFResult{Value: authres.ResultValue(f.spf), From: clean(sender(s)), Helo: clean(s.Identity)}}
+	found := &authres.SPFResult{Value: authres.ResultValue(f.spf.Result), From: clean(sender(s)), Helo: clean(s.Identity)}
+	if f.spf.Err != nil {
+		found.Reason = phrase(f.spf.Err.Error())
+	}
+	results := []authres.Result{found}
 	if len(f.signed) == 0 {
 		results = append(results, &authres.DKIMResult{Value: authres.ResultNone})
 	}
@@ -323,9 +305,23 @@ func clean(s string) string {
 	}, s)
 }
 
+// phrase keeps strangers' words from being more than one text in quotes.
+func phrase(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r < ' ' || r > '~' || r == '\\':
+			return '_'
+		}
+		return r
+	}, s)
+	return s[:min(len(s), maxReason)]
+}
+
 // verdict finds the gravest action that the rules ask for.
 func (c *checker) verdict(f findings) filter.Verdict {
-	values := map[string]string{"spf": string(f.spf), "dkim": string(f.dkim), "dmarc": string(f.dmarc), "arc": string(f.arc.value)}
+	values := map[string]string{"spf": string(f.spf.Result), "dkim": string(f.dkim), "dmarc": string(f.dmarc), "arc": string(f.arc.value)}
 	gravest, why := "", ""
 	for _, r := range c.rules {
 		if values[r.method] != r.result || r.method == "dmarc" && f.override != "" {
@@ -341,7 +337,7 @@ func (c *checker) verdict(f findings) filter.Verdict {
 	}
 	switch gravest {
 	case "reject":
-		return filter.Reject(550, "5.7.1", "Message refused: "+why+explain(f))
+		return filter.Reject(550, "5.7.1", "Message refused: "+why+explain(f, why))
 	case "tempfail":
 		return filter.Reject(451, "4.7.1", "Try again later: "+why)
 	case "junk":
@@ -350,7 +346,16 @@ func (c *checker) verdict(f findings) filter.Verdict {
 	return filter.Proceed()
 }
 
-func explain(f findings) string {
+// explain returns who is concerned. A domain's own words are told as its own (RFC 7208
+// section 6.2).
+func explain(f findings, why string) string {
+	if why == "spf=fail" {
+		text := " for " + clean(f.spf.Domain)
+		if f.spf.Explanation != "" {
+			text += ", which explains: " + f.spf.Explanation
+		}
+		return text[:min(len(text), maxText)]
+	}
 	if f.author == "" {
 		return ""
 	}

@@ -269,6 +269,50 @@ func TestRulesDecide(t *testing.T) {
 	}
 }
 
+func TestRefusalHasTheDomainsOwnWords(t *testing.T) {
+	t.Parallel()
+	z := zone{
+		"example.org": {"v=spf1 -all exp=why.example.org"}, "why.example.org": {"Ask %{l} about %{i}"},
+		"quiet.example": {"v=spf1 -all"}, "long.example": {"v=spf1 -all exp=why.long.example"}, "why.long.example": {strings.Repeat("x", 2000)},
+	}
+	for from, want := range map[string]string{
+		"x@example.org":   "commit: reject|550 5.7.1 Message refused: spf=fail for example.org, which explains: Ask x about 192.0.2.1",
+		"x@quiet.example": "commit: reject|550 5.7.1 Message refused: spf=fail for quiet.example",
+		"x@long.example":  "commit: reject|550 5.7.1 Message refused: spf=fail for long.example, which explains: " + strings.Repeat("x", 400),
+	} {
+		if o, log := check(t, z, from, message, "p spf=fail:reject"); o.Refused != want {
+			t.Errorf("%s: %q, want %q; log %s", from, o.Refused, want, log)
+		}
+	}
+}
+
+func TestReasonOfABrokenRecordIsTold(t *testing.T) {
+	t.Parallel()
+	z := zone{"example.org": {`v=spf1 a:"\` + "\x01" + `; -all`}}
+	o, log := check(t, z, "x@example.org", message)
+	flat := strings.ReplaceAll(o.Text, "\n", "")
+	if want := `spf=permerror reason="example.org: 'a:_'___x01;': a character that is not visible ASCII"`; !strings.Contains(flat, want) {
+		t.Errorf("%s\nwant %s", o.Text, want)
+	}
+	if want := `SPF: example.org: "a:`; !strings.Contains(log, want) {
+		t.Errorf("log %q, want %q", log, want)
+	}
+}
+
+// Who writes a domain in UTF-8 means the one of the DNS (RFC 8616).
+func TestDomainsInUTF8(t *testing.T) {
+	t.Parallel()
+	z := zone{"xn--bcher-kva.example": {"v=spf1 ip4:192.0.2.1 -all"}, "_dmarc.xn--bcher-kva.example": {"v=DMARC1; p=reject; aspf=s"}}
+	o, log := check(t, z, "x@xn--bcher-kva.example", "From: a@bücher.example\r\n\r\ntext\r\n")
+	if !strings.Contains(o.Text, "dmarc=pass") || !strings.Contains(o.Text, "header.from=xn--bcher-kva.example") {
+		t.Errorf("%+v, log %s", o, log)
+	}
+	o, log = check(t, z, "x@bücher.example", "From: a@xn--bcher-kva.example\r\n\r\ntext\r\n")
+	if !strings.Contains(o.Text, "spf=pass") || !strings.Contains(o.Text, "dmarc=pass") {
+		t.Errorf("%+v, log %s", o, log)
+	}
+}
+
 func TestRulesAreChecked(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{"", "spf", "spf=fail", "spf=bad:junk", "xyz=fail:junk", "spf=fail:obey", "spf=fail:drop", "dkim=softfail:junk", "spf=:junk"} {
