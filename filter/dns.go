@@ -19,7 +19,7 @@ import (
 // announces the extension answers them from its own resolver, with its cache; under
 // others the system's is used.
 
-// LookupAddr returns the names of an address.
+// LookupAddr returns the names of an address. That they lead back to it is not checked.
 func (s *Session) LookupAddr(ctx context.Context, address string) ([]string, error) {
 	if !s.c.canAsk() {
 		return net.DefaultResolver.LookupAddr(ctx, address)

@@ -25,6 +25,9 @@ const (
 	maxSignatures = 10
 	// maxReason bounds what is said about a broken SPF record, in bytes.
 	maxReason = 200
+	// maxValue bounds a stranger's word in a field, in bytes: an address has no more
+	// (RFC 5321 section 4.5.3.1).
+	maxValue = 320
 	// maxText bounds who is concerned by a refusal, in bytes: a line of a reply has 512
 	// (RFC 5321 section 4.5.3.1.5).
 	maxText = 460
@@ -285,7 +288,16 @@ func (f *findings) header(id string, s *filter.Session) string {
 	if f.arc.value != authres.ResultNone {
 		results = append(results, &authres.ARCResult{Value: f.arc.value, RemoteIP: s.Source.Addr().Unmap().String()})
 	}
-	return authres.Format(id, results)
+	return folded(authres.Format(id, results))
+}
+
+// folded puts each result on a line of its own. No value has a semicolon in it.
+func folded(field string) string {
+	lines := strings.Split(field, ";")
+	for i, line := range lines {
+		lines[i] = strings.TrimSpace(line)
+	}
+	return strings.Join(lines, ";\n\t")
 }
 
 func sender(s *filter.Session) string {
@@ -295,14 +307,16 @@ func sender(s *filter.Session) string {
 	return s.Tx.Sender
 }
 
-// clean keeps strangers' words from being more than one value.
+// clean keeps strangers' words from being more than one value, and short enough for a
+// line.
 func clean(s string) string {
-	return strings.Map(func(r rune) rune {
+	s = strings.Map(func(r rune) rune {
 		if r <= ' ' || r == 0x7f || strings.ContainsRune(`;="()\`, r) {
 			return '_'
 		}
 		return r
 	}, s)
+	return strings.ToValidUTF8(s[:min(len(s), maxValue)], "")
 }
 
 // phrase keeps strangers' words from being more than one text in quotes.
@@ -311,7 +325,7 @@ func phrase(s string) string {
 		switch {
 		case r == '"':
 			return '\''
-		case r < ' ' || r > '~' || r == '\\':
+		case r < ' ' || r > '~' || r == '\\' || r == ';':
 			return '_'
 		}
 		return r

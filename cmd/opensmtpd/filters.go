@@ -118,6 +118,7 @@ func (n names) Values(ctx context.Context, what, name string) ([]string, bool, e
 }
 
 func (n names) values(ctx context.Context, what, name string) (values []string, err error) {
+	asker := dns.AnyName{Resolver: n.Resolver}
 	var a *dns.Answer
 	switch what {
 	case "addr":
@@ -125,23 +126,19 @@ func (n names) values(ctx context.Context, what, name string) (values []string, 
 		if err != nil {
 			return nil, dns.ErrBadName
 		}
-		host, _, err := n.ReverseName(ctx, addr)
-		if err != nil || host == "" {
-			return nil, err
-		}
-		return []string{host}, nil
+		return n.ReverseNames(ctx, addr)
 	case "host":
-		if a, err = n.Addrs(ctx, name); err == nil {
+		if a, err = asker.Addrs(ctx, name); err == nil {
 			for _, addr := range a.Addrs {
 				values = append(values, addr.String())
 			}
 		}
 	case "txt":
-		if a, err = n.TXT(ctx, name); err == nil {
+		if a, err = asker.TXT(ctx, name); err == nil {
 			values = a.Text
 		}
 	case "mx":
-		if a, err = n.MX(ctx, name); err == nil {
+		if a, err = asker.MX(ctx, name); err == nil {
 			for _, mx := range a.MX {
 				values = append(values, fmt.Sprintf("%d %s", mx.Preference, mx.Host))
 			}

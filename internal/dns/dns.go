@@ -59,7 +59,7 @@ type Answer struct {
 const (
 	maxCNAME   = 8
 	maxRecords = 128
-	maxNames   = 8 // of PTR
+	maxNames   = 10 // of PTR; RFC 7208 section 4.6.4 looks at as many
 )
 
 // ValidName tells whether name can be asked for: labels of 1 to 63 letters, digits,

@@ -19,6 +19,11 @@ const maxConfirm = 4
 // and AAAA records. When one of the two cannot be had for a temporary reason, it
 // returns the other, if that has addresses.
 func (r *Resolver) Addrs(ctx context.Context, host string) (*Answer, error) {
+	return r.addrs(ctx, host, r.lookup)
+}
+
+// addrs is Addrs with the given way to look up.
+func (r *Resolver) addrs(ctx context.Context, host string, lookup func(context.Context, string, uint16) (*Answer, error)) (*Answer, error) {
 	local, err := r.local(host)
 	if err != nil || local != nil {
 		return local, err
@@ -29,10 +34,10 @@ func (r *Resolver) Addrs(ctx context.Context, host string) (*Answer, error) {
 	}
 	six := make(chan result, 1) // room for one, so that the sender never waits
 	go func() {
-		a, err := r.lookup(ctx, host, dns.TypeAAAA)
+		a, err := lookup(ctx, host, dns.TypeAAAA)
 		six <- result{a, err}
 	}()
-	four, err4 := r.lookup(ctx, host, dns.TypeA)
+	four, err4 := lookup(ctx, host, dns.TypeA)
 	v6 := <-six
 	switch {
 	case err4 == nil && v6.err == nil:
@@ -69,6 +74,27 @@ func (r *Resolver) TXT(ctx context.Context, name string) (*Answer, error) {
 // nothing unless the answer is Authentic (RFC 7672 section 2.2).
 func (r *Resolver) TLSA(ctx context.Context, host string, port uint16) (*Answer, error) {
 	return r.lookup(ctx, "_"+strconv.Itoa(int(port))+"._tcp."+host, dns.TypeTLSA)
+}
+
+// ReverseNames returns all names of an address, by hosts(5) or PTR records, up to ten.
+// None is confirmed.
+func (r *Resolver) ReverseNames(ctx context.Context, addr netip.Addr) ([]string, error) {
+	addr = addr.WithZone("").Unmap()
+	if !addr.IsValid() {
+		return nil, fmt.Errorf("%w: no address", ErrBadName)
+	}
+	known, err := r.hosts.get(r.now())
+	if err != nil {
+		return nil, err
+	}
+	if name, ok := known.names[addr]; ok {
+		return []string{name}, nil
+	}
+	a, err := r.lookup(ctx, reverse(addr), dns.TypePTR)
+	if err != nil {
+		return nil, err
+	}
+	return a.Names, nil
 }
 
 // ReverseName returns the name of an address, by hosts(5) or PTR records, and

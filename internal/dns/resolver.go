@@ -123,12 +123,16 @@ func (r *Resolver) servers() (*conf, error) {
 	return &own, nil
 }
 
-// lookup answers a question, following CNAMEs across answers.
+// lookup answers a question about the name of a host, following CNAMEs across answers.
 func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*Answer, error) {
 	if !ValidName(name) {
 		return nil, fmt.Errorf("%w: %.80q", ErrBadName, name)
 	}
-	name = canonical(name)
+	return r.follow(ctx, canonical(name), qtype)
+}
+
+// follow answers a question about a name as the library writes it.
+func (r *Resolver) follow(ctx context.Context, name string, qtype uint16) (*Answer, error) {
 	authentic := true
 	for range maxCNAME {
 		out := r.one(ctx, key{name, qtype})

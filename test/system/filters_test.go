@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -343,19 +344,52 @@ func TestDNSBLAsksTheDaemonsResolver(t *testing.T) {
 	server := dnstest.Start(t, listed+" A 127.0.0.2\n"+listed+" TXT \"seen in a trap\"\n")
 	d.args = []string{"-o", "resolver=" + server.Addr()}
 	d.start()
-	from := func(last byte) *conn {
-		c := d.dialFrom("")
-		c.raw("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + string([]byte{198, 51, 100, last, 198, 51, 100, 1, 4, 1, 0, 25}))
-		c.expect("the connection", "^220 ")
-		return c.talk("EHLO client.example.net", "^250")
-	}
-	from(66).talk("MAIL FROM:<sender@example.net>", "^550 5.7.1 .*seen in a trap")
-	from(67).talk("MAIL FROM:<sender@example.net>", "^250", "RCPT TO:<alice@example.org>", "^250",
+	d.dialProxied(66).talk("MAIL FROM:<sender@example.net>", "^550 5.7.1 .*seen in a trap")
+	d.dialProxied(67).talk("MAIL FROM:<sender@example.net>", "^250", "RCPT TO:<alice@example.org>", "^250",
 		"DATA", "^354", "Subject: welcome\r\n\r\ntext\r\n.", "^250", "QUIT", "^221")
 	matches(t, "message", d.mail("alice", 1)[0], "\nSubject: welcome\n")
 	if server.Asked(unlisted, "A", "udp") == 0 {
 		t.Errorf("the daemon's resolver was not asked for %s", unlisted)
 	}
+}
+
+// dialProxied connects as a proxy, for a client in 198.51.100.0/24, and says hello.
+func (d *daemon) dialProxied(last byte) *conn {
+	c := d.dialFrom("")
+	c.raw("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + string([]byte{198, 51, 100, last, 198, 51, 100, 1, 4, 1, 0, 25}))
+	c.expect("the connection", "^220 ")
+	return c.talk("EHLO client.example.net", "^250")
+}
+
+// SPF asks the daemon's resolver for names that hosts do not have, and for all names of
+// a client.
+func TestSPFByTheDaemonsResolver(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, `filter "auth" proc-exec "filter-auth -p spf=fail:reject"`+
+		"\nlisten on $host hostname mx.example.org proxy-v2 filter \"auth\"\n"+toMaildir)
+	server := dnstest.Start(t, `
+example.net. TXT "v=spf1 exists:%{l}._spf.%{d} ptr:pool.example.net " "a:foo:bar/baz.example.net -all exp=why.example.net"
+why.example.net. TXT "%{c} (%{p}) is not one of ours"
+user+tag._spf.example.net. A 127.0.0.2
+67.100.51.198.in-addr.arpa. PTR a.pool.example.org.
+67.100.51.198.in-addr.arpa. PTR b.pool.example.net.
+a.pool.example.org. A 198.51.100.67
+b.pool.example.net. A 198.51.100.67
+foo:bar/baz.example.net. A 198.51.100.68
+`)
+	d.args = []string{"-o", "resolver=" + server.Addr()}
+	d.start()
+	for i, tt := range []struct {
+		client byte
+		sender string
+	}{{66, "user+tag@example.net"}, {67, "x@example.net"}, {68, "x@example.net"}} {
+		d.dialProxied(tt.client).talk("MAIL FROM:<"+tt.sender+">", "^250", "RCPT TO:<alice@example.org>", "^250",
+			"DATA", "^354", "From: x@example.net\r\n\r\ntext\r\n.", "^250", "QUIT", "^221")
+		matches(t, "message", d.mail("alice", i+1)[i], `\nAuthentication-Results: [^\n]*;\n\tspf=pass smtp\.helo=client\.example\.net smtp\.mailfrom=`+regexp.QuoteMeta(tt.sender)+`;\n`)
+	}
+	d.dialProxied(66).talk("MAIL FROM:<x@example.net>", "^250", "RCPT TO:<alice@example.org>", "^250",
+		"DATA", "^354", "From: x@example.net\r\n\r\ntext\r\n.",
+		`^550 5\.7\.1 Message refused: spf=fail for example\.net, which explains: 198\.51\.100\.66 \(unknown\) is not one of ours$`)
 }
 
 // dialPort connects to a listener on another port and reads the greeting.

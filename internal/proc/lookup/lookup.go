@@ -30,7 +30,7 @@ type Resolver interface {
 	TXT(ctx context.Context, name string) (*dns.Answer, error)
 	// ReverseName returns the name of an address and whether it leads back to it.
 	ReverseName(ctx context.Context, a netip.Addr) (name string, confirmed bool, err error)
-	// Values answers a filter's question: the names of an address ("addr"), the addresses
+	// Values answers a filter's question: all names of an address ("addr"), the addresses
 	// ("host"), texts ("txt") or mail hosts ("mx") of a name. found is false when it is
 	// proven that there is none.
 	Values(ctx context.Context, what, name string) (values []string, found bool, err error)
