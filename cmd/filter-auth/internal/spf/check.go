@@ -24,7 +24,7 @@ type check struct {
 	terms, void int      // counted so far
 	names       []string // that the address has and that have it, once they are known
 	namesKnown  bool
-	nameless    bool // there are no names
+	nameless    bool // there are no names, which has not been counted
 }
 
 // finding is what one record says.
@@ -231,10 +231,12 @@ func (c *check) mailHosts(ctx context.Context, name string, d directive) (bool, 
 	return false, nil
 }
 
-// reverse tells whether the client has a name within a domain (section 5.5).
+// reverse tells whether the client has a name within a domain (section 5.5). That it
+// has no name at all counts once as a void lookup, as it is one.
 func (c *check) reverse(ctx context.Context, domain string) (bool, *problem) {
-	names, void := c.validated(ctx)
-	if void {
+	names := c.validated(ctx)
+	if c.nameless {
+		c.nameless = false
 		return false, c.nothing()
 	}
 	return slices.ContainsFunc(names, func(n string) bool { return within(n, domain) }), nil
@@ -248,8 +250,8 @@ func within(name, domain string) bool {
 
 // validated returns the names that the address has and that have it, without their
 // final dots. They are asked for once. What cannot be found out is left out
-// (section 5.5). void says that the address has no names at all.
-func (c *check) validated(ctx context.Context) (names []string, void bool) {
+// (section 5.5).
+func (c *check) validated(ctx context.Context) []string {
 	if !c.namesKnown {
 		c.namesKnown = true
 		all, p := found(c.dns.LookupAddr(ctx, c.ip.String()))
@@ -264,7 +266,7 @@ func (c *check) validated(ctx context.Context) (names []string, void bool) {
 			}
 		}
 	}
-	return c.names, c.nameless
+	return c.names
 }
 
 // values returns what the letters of macros stand for in the record of a domain
@@ -306,9 +308,8 @@ func (c *check) values(ctx context.Context, domain string) func(letter byte) (va
 // name returns a name of the client: the domain itself or else one below it, if it has
 // such names, or else any (section 7.3).
 func (c *check) name(ctx context.Context, domain string) string {
-	names, _ := c.validated(ctx)
 	best := "unknown"
-	for i, n := range names {
+	for i, n := range c.validated(ctx) {
 		switch {
 		case strings.EqualFold(n, domain):
 			return n
