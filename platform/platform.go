@@ -55,6 +55,15 @@ type Shielder interface {
 	Shield() error
 }
 
+// Pacer is offered by hosts where a process inherits how exactly the kernel keeps its
+// timers. The Go runtime has a thread that naps for 20 microseconds at a time as long as
+// anything else in the process runs; where it wakes that often, it takes a quarter of
+// the time of a process that mostly waits for others.
+type Pacer interface {
+	// Paced calls start, and what start begins wakes from naps up to a millisecond late.
+	Paced(start func() error) error
+}
+
 // Watched is offered by hosts whose service manager wants a sign of life.
 type Watched interface {
 	// WatchdogInterval returns how often the manager expects a State with Watchdog

@@ -289,3 +289,36 @@ func TestPathsCanBeOverridden(t *testing.T) {
 		t.Errorf("Paths() = %+v", got)
 	}
 }
+
+func TestPacedProcessesWakeLater(t *testing.T) {
+	t.Parallel()
+	h, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// slack runs a program and returns how late it wakes, in nanoseconds.
+	slack := func(run func(start func() error) error) string {
+		var out []byte
+		err := run(func() (err error) {
+			out, err = exec.Command("cat", "/proc/self/timerslack_ns").Output()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	// All on one thread: what is set for one process must not stay for the next.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := slack(func(start func() error) error { return start() })
+	paced := slack(h.Paced)
+	after := slack(func(start func() error) error { return start() })
+	if paced != "1000000" || before == paced || after != before {
+		t.Errorf("processes wake %s ns late, paced %s, and afterwards %s", before, paced, after)
+	}
+	failure := errors.New("cannot start")
+	if err := h.Paced(func() error { return failure }); !errors.Is(err, failure) {
+		t.Errorf("the error of starting became %v", err)
+	}
+}

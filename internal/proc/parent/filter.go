@@ -151,7 +151,7 @@ func (p *Parent) runFilter(f FilterProgram, cred *syscall.Credential) (*filterLi
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: cred, Chroot: f.Chroot}
 	cmd.WaitDelay = outputDelay
-	if err := cmd.Start(); err != nil {
+	if err := p.paced(cmd.Start); err != nil {
 		far.Close()
 		return nil, nil, err
 	}

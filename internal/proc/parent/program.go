@@ -61,7 +61,7 @@ func (p *Parent) startTable(_ context.Context, req proto.OpenTableRequest, files
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.SMTPUser.UID), Gid: uint32(p.SMTPUser.GID), Groups: groups}
 	}
 	cmd.WaitDelay = outputDelay
-	if err := cmd.Start(); err != nil {
+	if err := p.paced(cmd.Start); err != nil {
 		ours.Close()
 		return proto.TableProgram{}, nil, err
 	}

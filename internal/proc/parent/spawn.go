@@ -39,6 +39,9 @@ type Exec struct {
 	Args   []string         // further arguments for every role
 	Stderr func() io.Writer // makes the writer of one role's log lines, each with its severity in front
 	Prefix string           // of process titles, such as "opensmtpd"
+
+	// Paced is around the start of each process; see platform.Pacer. It may be nil.
+	Paced func(start func() error) error
 }
 
 // passedOn are the variables of the environment that other processes get: those of
@@ -73,7 +76,11 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(cred.UID), Gid: uint32(cred.GID), Groups: groups}
 	}
 	cmd.WaitDelay = outputDelay
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if e.Paced != nil {
+		start = func() error { return e.Paced(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", title, err)
 	}
 	return &child{cmd}, nil
