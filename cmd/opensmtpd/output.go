@@ -10,26 +10,35 @@ import (
 	"syscall"
 
 	"github.com/opensmtpd/opensmtpd/internal/proc"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
 
 // maxLogLine bounds a line of a role's log, in bytes; what is longer is cut.
 const maxLogLine = 8192
 
-// output is where log lines end up: standard error, or syslog.
+// output is where log lines end up: systemd's journal, syslog, or standard error.
 type output struct {
-	mu     sync.Mutex // makes lines whole
-	stderr io.Writer
-	syslog *syslog.Writer // nil: stderr
+	mu      sync.Mutex // makes lines whole
+	stderr  io.Writer
+	syslog  *syslog.Writer // nil: stderr
+	journal *journal       // nil: the others
 
-	// journal says that standard error is read by systemd's journal, which takes the
+	// severity says that standard error is read by systemd's journal, which takes the
 	// severity in front of a line for what it is (sd-daemon(3)).
-	journal bool
+	severity bool
 }
 
-// newOutput opens syslog, unless lines go to standard error. Without a syslog
-// daemon they go there too: better in the wrong place than nowhere.
+// newOutput opens the journal where standard error is read by it, otherwise syslog,
+// unless lines go to standard error. Without a syslog daemon they go there too: better
+// in the wrong place than nowhere.
 func newOutput(toStderr bool) *output {
-	o := &output{stderr: os.Stderr, journal: isJournal(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
+	o := &output{stderr: os.Stderr, severity: isJournal(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
+	if o.severity {
+		if j, err := openJournal(journalSocket); err == nil {
+			o.journal = j
+			return o
+		}
+	}
 	if toStderr {
 		return o
 	}
@@ -66,13 +75,14 @@ func (o *output) line(level proc.Level, text []byte) {
 	}
 }
 
-// pipe returns a writer for one process's log: lines that start with "<N>", N the
+// pipe returns a writer for the log of one process of the role: lines that start with "<N>", N the
 // severity; lines without, such as a crash of the runtime, are critical.
-func (o *output) pipe() io.Writer { return &linePipe{o: o} }
+func (o *output) pipe(role proto.Role) io.Writer { return &linePipe{o: o, role: role} }
 
 // linePipe cuts what is written into lines.
 type linePipe struct {
 	o    *output
+	role proto.Role
 	rest []byte
 	skip bool   // the rest of an overlong line is dropped
 	text []byte // finished lines for standard error, written together
@@ -113,7 +123,9 @@ func (p *linePipe) flush() {
 	}
 	switch {
 	case len(text) == 0:
-	case p.o.journal && p.o.syslog == nil:
+	case p.o.journal != nil:
+		p.o.journal.line(p.role, level, text)
+	case p.o.severity && p.o.syslog == nil:
 		p.text = append(append(append(p.text, '<', '0'+byte(level), '>'), text...), '\n')
 	case p.o.syslog == nil:
 		p.text = append(append(p.text, text...), '\n')

@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 	"testing"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
 
 func TestJournalIsToldTheSeverity(t *testing.T) {
@@ -14,8 +16,8 @@ func TestJournalIsToldTheSeverity(t *testing.T) {
 		true: "<4>warn: a\n<2>panic: b\n", false: "warn: a\npanic: b\n",
 	} {
 		var b bytes.Buffer
-		o := &output{stderr: &b, journal: journal}
-		if _, err := o.pipe().Write([]byte("<4>warn: a\npanic: b\n")); err != nil {
+		o := &output{stderr: &b, severity: journal}
+		if _, err := o.pipe(proto.Key).Write([]byte("<4>warn: a\npanic: b\n")); err != nil {
 			t.Fatal(err)
 		}
 		if b.String() != want {

@@ -148,7 +148,7 @@ type service struct {
 }
 
 func (s *service) run(c *config.Config) error {
-	s.log = proc.NewLog(s.out.pipe(), proto.Parent, true, s.flags.json)
+	s.log = proc.NewLog(s.out.pipe(proto.Parent), proto.Parent, true, s.flags.json)
 	verbose := proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace}
 	s.log.SetVerbose(verbose)
 	var passed []platform.PassedSocket
@@ -219,7 +219,7 @@ func (s *service) notify(st platform.State) {
 func (s *service) spawner() parent.Spawner {
 	if !s.root {
 		return goroutines{net: s.flags.net, env: func(role proto.Role) proc.Env {
-			log := proc.NewLog(s.out.pipe(), role, true, s.flags.json)
+			log := proc.NewLog(s.out.pipe(role), role, true, s.flags.json)
 			log.SetVerbose(proto.VerboseRequest{Debug: s.flags.verbose, Trace: s.flags.trace})
 			return proc.Env{Role: role, Host: s.host, Log: log}
 		}}

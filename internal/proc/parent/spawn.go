@@ -35,10 +35,13 @@ type Spawner interface {
 
 // Exec starts each role as a process of its own from the same executable.
 type Exec struct {
-	Path   string           // absolute path of the executable
-	Args   []string         // further arguments for every role
-	Stderr func() io.Writer // makes the writer of one role's log lines, each with its severity in front
-	Prefix string           // of process titles, such as "opensmtpd"
+	Path   string   // absolute path of the executable
+	Args   []string // further arguments for every role
+	Prefix string   // of process titles, such as "opensmtpd"
+
+	// Stderr makes the writer of one process's log lines, each with its severity in
+	// front.
+	Stderr func(proto.Role) io.Writer
 
 	// Paced is around the start of each process; see platform.Pacer. It may be nil.
 	Paced func(start func() error) error
@@ -65,7 +68,7 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
-	cmd.Stderr = e.Stderr()
+	cmd.Stderr = e.Stderr(role)
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if cred != nil {

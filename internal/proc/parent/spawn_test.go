@@ -18,7 +18,7 @@ func spawnScript(t *testing.T, script string, files ...*os.File) (string, error)
 		t.Fatal(err)
 	}
 	var log strings.Builder
-	e := Exec{Path: path, Stderr: func() io.Writer { return &log }, Prefix: "test"}
+	e := Exec{Path: path, Stderr: func(proto.Role) io.Writer { return &log }, Prefix: "test"}
 	p, err := e.Spawn(proto.Key, "key", nil, files...)
 	if err != nil {
 		t.Fatal(err)
