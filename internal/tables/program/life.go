@@ -145,11 +145,13 @@ func (l *life) read(lines *bufio.Scanner) error {
 		delete(l.waiting, r.ID)
 		l.heard = time.Now()
 		l.mu.Unlock()
+		if q != nil {
+			l.free()
+		}
 		// The manual page of the protocol once showed a fetch answered as a lookup.
 		if q == nil || q.op != r.Op && !(q.op == wire.Fetch && r.Op == wire.Lookup) {
 			return fmt.Errorf("its program answers what it was not asked: %.80q", lines.Text())
 		}
-		l.free()
 		q.answer <- r
 	}
 	return ending(lines.Err(), "while in use")

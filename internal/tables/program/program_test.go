@@ -151,6 +151,31 @@ func TestProgramThatTalksNonsenseIsStartedAgain(t *testing.T) {
 	}
 }
 
+// However often a program answers by the wrong word, its table goes on: no question
+// takes a place from those that come later.
+func TestWrongAnswersLeaveRoomForQuestions(t *testing.T) {
+	t.Parallel()
+	var lives atomic.Int32
+	tab, _ := open(t, Options{Settled: 1}, fake(func(c net.Conn, in *bufio.Scanner) {
+		for in.Scan() {
+			if lives.Add(1) > maxOutstanding {
+				fmt.Fprintf(c, "lookup-result|%s|found|x\n", id(in.Text()))
+			} else {
+				fmt.Fprintf(c, "check-result|%s|found\n", id(in.Text()))
+			}
+		}
+	}))
+	for {
+		v, err := tab.Lookup(t.Context(), table.Alias, "a")
+		if v == "x" {
+			return
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("after %d wrong answers: %v", lives.Load(), err)
+		}
+	}
+}
+
 func TestProgramOfTheOldProtocolIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]func(net.Conn){
