@@ -1,11 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"slices"
+	"os"
 	"strings"
 	"time"
 
@@ -17,21 +16,22 @@ import (
 // bridge asks one milter for all sessions, over a connection for each.
 type bridge struct {
 	network, address string
-	patience         time.Duration // for an answer
+	patience         time.Duration // for a step of the session
+	forMessage       time.Duration // patience for a message
 	failOpen         bool          // mail goes on while the milter cannot be asked
 }
 
 // state is what a session keeps in Data.
 type state struct {
 	milter *milter.ClientSession // nil: not to be asked any more
-	conn   net.Conn              // of milter, which leaves it open when it cannot say goodbye
+	line   *line                 // of milter, which leaves it open when it cannot say goodbye
 	failed bool                  // it could not be asked
 	skip   bool                  // it accepted the message under way
 }
 
 // Bounds of what a milter may change.
 const (
-	maxChanges = 1000
+	maxChanges = 1000     // besides a new body, which comes in many pieces
 	maxBody    = 64 << 20 // bytes of a new body
 )
 
@@ -67,7 +67,7 @@ func (b *bridge) filter() *filter.Filter {
 func (b *bridge) connect(s *filter.Session) filter.Verdict {
 	st := &state{}
 	s.Data = st
-	if err := b.open(st, actions, steps); err != nil {
+	if err := b.open(st); err != nil {
 		return b.lost(s, st, err)
 	}
 	m := st.milter
@@ -87,43 +87,53 @@ func (b *bridge) connect(s *filter.Session) filter.Verdict {
 			name = "[IPv6:" + address + "]"
 		}
 	}
-	if err := m.Macros(milter.CodeConn, "j", s.Hostname, "{daemon_name}", "opensmtpd", "{client_addr}", address, "{client_name}", name); err != nil {
+	macros := []string{"{daemon_name}", "opensmtpd", "{client_addr}", address, "{client_name}", name}
+	if host := hostname(s); host != "" {
+		macros = append(macros, "j", host)
+	}
+	if err := m.Macros(milter.CodeConn, macros...); err != nil {
 		return b.lost(s, st, err)
 	}
 	return b.answer(s, st)(m.Conn(name, family, s.Source.Port(), address))
 }
 
+// hostname returns the name of this server. The greeting tells it, which comes after
+// the first step of a session.
+func hostname(s *filter.Session) string {
+	for _, name := range []string{s.Hostname, s.Daemon().Admd} {
+		if name != "" {
+			return name
+		}
+	}
+	name, _ := os.Hostname() // "" when it has none
+	return name
+}
+
 // open connects to the milter and agrees on what it may do and is told.
-func (b *bridge) open(st *state, may milter.OptAction, mayLeave milter.OptProtocol) error {
-	d := &dialer{Dialer: net.Dialer{Timeout: b.patience}}
-	client := milter.NewClientWithOptions(b.network, b.address, milter.ClientOptions{
-		Dialer: d, ReadTimeout: b.patience, WriteTimeout: b.patience, ActionMask: may, ProtocolMask: mayLeave,
-	})
-	m, err := client.Session()
-	if err == nil {
-		st.milter, st.conn = m, d.conn
-		return nil
-	}
-	if d.conn != nil {
-		d.conn.Close()
-	}
-	if errors.Is(err, milter.ErrUnsupportedMilterVersion) && may != actions2 {
-		return b.open(st, actions2, steps2)
+func (b *bridge) open(st *state) error {
+	until := time.Now().Add(b.patience)
+	err := b.tryOpen(st, until, actions, steps)
+	if errors.Is(err, milter.ErrUnsupportedMilterVersion) {
+		err = b.tryOpen(st, until, actions2, steps2)
 	}
 	return err
 }
 
-// dialer remembers its connection.
-type dialer struct {
-	net.Dialer
-	conn net.Conn
+func (b *bridge) tryOpen(st *state, until time.Time, may milter.OptAction, mayLeave milter.OptProtocol) error {
+	d := &dialer{until: until}
+	client := milter.NewClientWithOptions(b.network, b.address, milter.ClientOptions{Dialer: d, ActionMask: may, ProtocolMask: mayLeave})
+	m, err := client.Session()
+	if err == nil {
+		st.milter, st.line = m, d.line
+	} else if d.line != nil {
+		d.line.Close()
+	}
+	return err
 }
 
-// Dial connects to the milter.
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	c, err := d.Dialer.Dial(network, address)
-	d.conn = c
-	return c, err
+// begin starts the measure of a step.
+func (b *bridge) begin(st *state) {
+	st.line.begin(time.Now().Add(b.patience), maxAnswer)
 }
 
 // close says goodbye to the milter, if there is one.
@@ -132,7 +142,7 @@ func (st *state) close() {
 		return
 	}
 	_ = st.milter.Close() // it may be gone already
-	st.conn.Close()
+	st.line.Close()
 	st.milter = nil
 }
 
@@ -204,6 +214,7 @@ func (b *bridge) hello(s *filter.Session, name string) filter.Verdict {
 	if st.milter == nil {
 		return b.withoutMilter(st)
 	}
+	b.begin(st)
 	return b.answer(s, st)(st.milter.Helo(name))
 }
 
@@ -213,6 +224,7 @@ func (b *bridge) mailFrom(s *filter.Session, address string) filter.Verdict {
 	if st.milter == nil {
 		return b.withoutMilter(st)
 	}
+	b.begin(st)
 	macros := []string{"{mail_addr}", address}
 	if s.User != "" {
 		macros = append(macros, "{auth_authen}", s.User, "{auth_type}", "PLAIN")
@@ -228,6 +240,7 @@ func (b *bridge) rcptTo(s *filter.Session, address string) filter.Verdict {
 	if st.milter == nil || st.skip {
 		return b.withoutMilter(st)
 	}
+	b.begin(st)
 	if err := st.milter.Macros(milter.CodeRcpt, "{rcpt_addr}", address); err != nil {
 		return b.lost(s, st, err)
 	}
@@ -237,6 +250,7 @@ func (b *bridge) rcptTo(s *filter.Session, address string) filter.Verdict {
 // abort ends a transaction that does not come to its end.
 func (b *bridge) abort(s *filter.Session) {
 	if st := of(s); st.milter != nil {
+		b.begin(st)
 		if err := st.milter.Abort(); err != nil {
 			b.lost(s, st, err)
 		}
@@ -244,7 +258,10 @@ func (b *bridge) abort(s *filter.Session) {
 }
 
 func (b *bridge) disconnect(s *filter.Session) {
-	of(s).close()
+	if st := of(s); st.milter != nil {
+		b.begin(st)
+		st.close()
+	}
 }
 
 // message gives a message to the milter and makes the changes that it asks for.
@@ -261,13 +278,8 @@ func (b *bridge) message(s *filter.Session, m *filter.Message) filter.Verdict {
 		s.Logf("read message: %v", err)
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
-	own := 0 // the field of this server, which milters expect to be added later
-	if len(fields) > 0 {
-		if name, _, _ := split(fields[0]); strings.EqualFold(name, "Received") {
-			own = 1
-		}
-	}
-	changes, action, err := give(st.milter, s, fields[own:], body)
+	x := newDraft(fields, body)
+	changes, action, err := give(st, s, x, time.Now().Add(b.forMessage))
 	if err != nil {
 		return b.lost(s, st, err)
 	}
@@ -275,19 +287,21 @@ func (b *bridge) message(s *filter.Session, m *filter.Message) filter.Verdict {
 	if action.Code != milter.ActContinue && action.Code != milter.ActAccept {
 		return v
 	}
-	return b.apply(s, m, &draft{own: fields[:own:own], fields: fields[own:], body: body}, changes)
+	return b.apply(s, m, x, changes)
 }
 
 // give sends the milter a message. The milter may end it early.
-func give(m *milter.ClientSession, s *filter.Session, fields []string, body *io.SectionReader) ([]milter.ModifyAction, *milter.Action, error) {
+func give(st *state, s *filter.Session, x *draft, until time.Time) ([]milter.ModifyAction, *milter.Action, error) {
+	m := st.milter
+	st.line.begin(until, maxChanged)
 	if s.Tx != nil && s.Tx.ID != 0 {
 		if err := m.Macros(milter.CodeHeader, "i", fmt.Sprintf("%08x", s.Tx.ID)); err != nil {
 			return nil, nil, err
 		}
 	}
-	for _, f := range fields {
+	for i, f := range x.fields {
 		name, value, ok := split(f)
-		if !ok {
+		if !ok || i == x.own {
 			continue
 		}
 		a, err := m.HeaderField(name, value)
@@ -295,54 +309,25 @@ func give(m *milter.ClientSession, s *filter.Session, fields []string, body *io.
 			return nil, a, err
 		}
 	}
+	st.line.begin(until, maxChanged) // not less for the answers to many fields
 	a, err := m.HeaderEnd()
 	if err != nil || a.Code != milter.ActContinue {
 		return nil, a, err
 	}
-	return m.BodyReadFrom(body)
-}
-
-// split returns a field's name, and its value as milters have it: lines end with LF.
-func split(f string) (name, value string, ok bool) {
-	name, value, ok = strings.Cut(strings.TrimRight(f, "\r\n"), ":")
-	value = strings.ReplaceAll(value, "\r\n", "\n")
-	return strings.TrimRight(name, " \t"), strings.TrimPrefix(value, " "), ok && name != ""
-}
-
-// field is the opposite of split.
-func field(name, value string) string {
-	value = strings.ReplaceAll(strings.TrimRight(value, "\r\n"), "\r\n", "\n")
-	lines := strings.Split(value, "\n")
-	for i, l := range lines[1:] {
-		if l == "" || l[0] != ' ' && l[0] != '\t' {
-			lines[i+1] = "\t" + l
-		}
-	}
-	return name + ": " + strings.Join(lines, "\r\n") + "\r\n"
-}
-
-// draft is a message under change: the fields of this server, those that the milter saw,
-// and the body.
-type draft struct {
-	own, fields []string
-	body        *io.SectionReader
-	newBody     []io.Reader // nil: the body stays
-}
-
-// reader returns the whole message.
-func (x *draft) reader() io.Reader {
-	head := strings.NewReader(strings.Join(x.own, "") + strings.Join(x.fields, "") + "\r\n")
-	if x.newBody != nil {
-		return io.MultiReader(head, io.MultiReader(x.newBody...))
-	}
-	return io.MultiReader(head, io.NewSectionReader(x.body, 0, x.body.Size())) // from its start
+	return m.BodyReadFrom(x.body)
 }
 
 // apply makes the changes, in their order. That a message goes other ways than the
 // milter thinks, only -o can want.
 func (b *bridge) apply(s *filter.Session, m *filter.Message, x *draft, changes []milter.ModifyAction) filter.Verdict {
-	if len(changes) > maxChanges {
-		s.Logf("the milter asks for %d changes, more than %d", len(changes), maxChanges)
+	n := 0
+	for _, c := range changes {
+		if c.Code != milter.ActReplBody {
+			n++
+		}
+	}
+	if n > maxChanges {
+		s.Logf("the milter asks for %d changes, more than %d", n, maxChanges)
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
 	v := filter.Proceed()
@@ -364,7 +349,7 @@ func (b *bridge) apply(s *filter.Session, m *filter.Message, x *draft, changes [
 				s.Logf("the milter's body is longer than %d bytes", maxBody)
 				return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 			}
-			x.newBody = append(x.newBody, strings.NewReader(string(c.Body)))
+			x.newBody = append(x.newBody, bytes.NewReader(c.Body))
 		default:
 			x.change(c)
 		}
@@ -378,49 +363,4 @@ func (b *bridge) apply(s *filter.Session, m *filter.Message, x *draft, changes [
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
 	return v
-}
-
-// change adds, changes or removes a field. What is put in front comes before this
-// server's own field, too.
-func (x *draft) change(c milter.ModifyAction) {
-	if c.Code == milter.ActInsertHeader && c.HeaderIndex <= 1 {
-		x.own = changeHeader(x.own, c)
-		return
-	}
-	x.fields = changeHeader(x.fields, c)
-}
-
-// changeHeader adds, changes or removes a field. A change of one that is not there
-// adds it.
-func changeHeader(fields []string, c milter.ModifyAction) []string {
-	if c.HeaderName == "" || strings.ContainsAny(c.HeaderName, ": \t\r\n") {
-		return fields
-	}
-	switch c.Code {
-	case milter.ActAddHeader:
-		return append(fields, field(c.HeaderName, c.HeaderValue))
-	case milter.ActInsertHeader:
-		i := min(int(max(c.HeaderIndex, 1))-1, len(fields)) // counted from 1; 0 is the place in front, too
-		return slices.Insert(fields, i, field(c.HeaderName, c.HeaderValue))
-	case milter.ActChangeHeader:
-		n := uint32(0)
-		for i, f := range fields {
-			name, _, ok := split(f)
-			if !ok || !strings.EqualFold(name, c.HeaderName) {
-				continue
-			}
-			if n++; n < max(c.HeaderIndex, 1) {
-				continue
-			}
-			if c.HeaderValue == "" {
-				return slices.Delete(fields, i, i+1)
-			}
-			fields[i] = field(c.HeaderName, c.HeaderValue)
-			return fields
-		}
-		if c.HeaderValue != "" {
-			fields = append(fields, field(c.HeaderName, c.HeaderValue))
-		}
-	}
-	return fields
 }

@@ -106,7 +106,7 @@ func serve(t *testing.T, newScript func() *script) (*bridge, <-chan string) {
 	}
 	go func() { _ = server.Serve(l) }() // ends with Close
 	t.Cleanup(func() { server.Close() })
-	return &bridge{network: "unix", address: path, patience: time.Minute}, told
+	return &bridge{network: "unix", address: path, patience: time.Minute, forMessage: time.Minute}, told
 }
 
 func drain(told <-chan string) []string {
@@ -240,7 +240,7 @@ func TestMilterIsOfferedAllThatItMayWant(t *testing.T) {
 					c.Close()
 				}
 			}()
-			b := &bridge{network: "tcp", address: l.Addr().String(), patience: time.Minute}
+			b := &bridge{network: "tcp", address: l.Addr().String(), patience: time.Minute, forMessage: time.Minute}
 			s := greet(filtertest.Start(t, b.filter(), filtertest.OpenSMTPD()), "192.0.2.1:1234", "x")
 			if v := s.Ask(wire.PhaseMailFrom, "a@example.org"); v != "proceed" {
 				t.Errorf("the milter was given up: %s", v)
@@ -260,6 +260,12 @@ func TestMilterIsOfferedAllThatItMayWant(t *testing.T) {
 func TestMilterDoesNotSeeOwnReceivedField(t *testing.T) {
 	t.Parallel()
 	const own, rest = "Received: from x\n\tby mx.test\n", "Received: from y\n\tby x\nSubject: s\n\nbody\n"
+	for _, front := range []string{"", "Authentication-Results: mx.test; spf=pass\n", "X-A: 1\nX-B: 2\n"} {
+		milterDoesNotSee(t, front, own, rest)
+	}
+}
+
+func milterDoesNotSee(t *testing.T, front, own, rest string) {
 	b, told := serve(t, func() *script {
 		return &script{change: func(m *milter.Modifier) error {
 			if err := m.InsertHeader(1, "Signature", "s"); err != nil {
@@ -272,11 +278,12 @@ func TestMilterDoesNotSeeOwnReceivedField(t *testing.T) {
 		}}
 	})
 	s := greet(filtertest.Start(t, b.filter(), filtertest.OpenSMTPD()), "192.0.2.1:1234", "x")
-	o := s.Send(filtertest.Mail{From: "a@example.org", To: []string{"b@example.net"}, Text: own + rest})
-	if got := strings.Join(drain(told), "|"); !strings.Contains(got, "|header Received from y\n\tby x|header Subject s|body ") || strings.Contains(got, "mx.test") {
+	o := s.Send(filtertest.Mail{From: "a@example.org", To: []string{"b@example.net"}, Text: front + own + rest})
+	got, seen := strings.Join(drain(told), "|"), strings.Count(front, "\n")
+	if !strings.Contains(got, "|header Received from y\n\tby x|header Subject s|body ") || strings.Contains(got, "by mx.test") || strings.Count(got, "|header ") != seen+2 {
 		t.Errorf("told %q", got)
 	}
-	if want := "Signature: s\n" + own + "Received: from z\nSubject: s\nFar: f\n\nbody\n"; o.Text != want {
+	if want := "Signature: s\n" + front + own + "Received: from z\nSubject: s\nFar: f\n\nbody\n"; o.Text != want {
 		t.Errorf("text %q\nwant %q", o.Text, want)
 	}
 }
@@ -303,7 +310,7 @@ func TestMilterThatChangesRecipients(t *testing.T) {
 func TestMilterThatIsAway(t *testing.T) {
 	t.Parallel()
 	for _, open := range []bool{false, true} {
-		b := &bridge{network: "unix", address: "/nonexistent/socket", patience: time.Minute, failOpen: open}
+		b := &bridge{network: "unix", address: "/nonexistent/socket", patience: time.Minute, forMessage: time.Minute, failOpen: open}
 		d := filtertest.Start(t, b.filter(), filtertest.OpenSMTPD())
 		o := greet(d, "192.0.2.1:1234", "x").Send(filtertest.Mail{From: "a@example.org", To: []string{"b@example.net"}, Text: text})
 		if open && (o.Refused != "" || o.Text != text) || !open && !strings.Contains(o.Refused, "reject|451 4.7.1 Mail filter unavailable") {

@@ -14,12 +14,22 @@ import (
 	"github.com/opensmtpd/opensmtpd/filter"
 )
 
+// How long a milter may take. The daemon waits for a filter for a minute, and at the
+// end of a message for five; one that takes longer is ended, with all its sessions. Two
+// steps may come in a row where the daemon waits for one: the end of a transaction is
+// told and not waited for.
+const (
+	patience   = 20 * time.Second
+	forMessage = 4 * time.Minute
+)
+
 func main() {
 	b := bridge{}
 	flag.BoolVar(&b.failOpen, "o", false, "let mail through while the milter cannot be asked")
-	flag.DurationVar(&b.patience, "w", time.Minute, "how long the milter may take for an answer")
+	flag.DurationVar(&b.patience, "w", patience, "how long the milter may take for a step of a session")
+	flag.DurationVar(&b.forMessage, "m", forMessage, "how long the milter may take for a message")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: filter-milter [-o] [-w duration] socket")
+		fmt.Fprintln(os.Stderr, "usage: filter-milter [-o] [-m duration] [-w duration] socket")
 		os.Exit(2)
 	}
 	flag.Parse()
