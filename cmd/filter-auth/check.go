@@ -203,17 +203,19 @@ func (f *findings) checkDMARC(from []string, txt func(string) ([]string, error))
 		f.percent = *record.Percent
 	}
 	f.dmarc = authres.ResultFail
-	if f.spf.Result == spf.Pass && aligned(f.spf.Domain, author, record.SPFAlignment) {
-		f.dmarc = authres.ResultPass
-	}
-	for _, v := range f.signed {
-		if v.Err == nil && aligned(strings.ToLower(v.Domain), author, record.DKIMAlignment) {
-			f.dmarc = authres.ResultPass
+	see := func(v authres.ResultValue) {
+		// What could not be looked up may speak for the domain another time.
+		if v == authres.ResultPass || v == authres.ResultTempError && f.dmarc == authres.ResultFail {
+			f.dmarc = v
 		}
 	}
-	// What could not be looked up may speak for the domain another time.
-	if f.dmarc == authres.ResultFail && (f.spf.Result == spf.TempError || f.dkim == authres.ResultTempError) {
-		f.dmarc = authres.ResultTempError
+	if aligned(f.spf.Domain, author, record.SPFAlignment) {
+		see(authres.ResultValue(f.spf.Result))
+	}
+	for _, v := range f.signed {
+		if aligned(strings.ToLower(v.Domain), author, record.DKIMAlignment) {
+			see(dkimValue(v.Err))
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/filter/wire"
 )
 
-// zone answers TXT and address queries of a test.
+// zone answers TXT queries of a test. A name with nil is not known now.
 type zone map[string][]string
 
 func (z zone) txt(name string) ([]string, error) {
@@ -193,6 +193,9 @@ func check(t *testing.T, z zone, from, text string, options ...string) (filterte
 	d := filtertest.Start(t, &filter.Filter{Message: c.message}, filtertest.Current())
 	d.Lookup(func(kind wire.Query, name string) ([]string, wire.Status) {
 		if list, ok := z[strings.TrimSuffix(name, ".")]; ok && kind == wire.QueryTXT {
+			if list == nil {
+				return nil, wire.StatusTempFail
+			}
 			return list, wire.StatusOK
 		}
 		return nil, wire.StatusNotFound
