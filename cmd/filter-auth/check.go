@@ -105,8 +105,11 @@ func (c *checker) message(s *filter.Session, m *filter.Message) filter.Verdict {
 		id = s.Hostname
 	}
 	f := c.check(ctx, s, m)
-	m.Remove("Authentication-Results", func(value string) bool { return sameID(value, id) })
-	m.Prepend("Authentication-Results", f.header(id, s))
+	if err := dropForged(m, id); err != nil && !errors.Is(err, filter.ErrTooBig) {
+		s.Logf("forged results: %v", err)
+		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
+	}
+	m.Prepend(resultsField, f.report(id, s))
 	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf.Result, f.dkim, f.dmarc, f.arc.value, f.author)
 	return c.verdict(f)
 }
@@ -257,17 +260,8 @@ func aligned(d, author string, mode dmarc.AlignmentMode) bool {
 	return d == author || mode != dmarc.AlignmentStrict && orgDomain(d) == orgDomain(author)
 }
 
-// sameID tells whether an Authentication-Results field claims to be of that server.
-func sameID(value, id string) bool {
-	value = strings.TrimLeft(value, " \t\r\n")
-	if i := strings.IndexAny(value, "; \t\r\n("); i >= 0 {
-		value = value[:i]
-	}
-	return strings.EqualFold(value, id)
-}
-
-// header returns the value of the Authentication-Results field.
-func (f *findings) header(id string, s *filter.Session) string {
+// report returns the value of the Authentication-Results field.
+func (f *findings) report(id string, s *filter.Session) string {
 	found := &authres.SPFResult{Value: authres.ResultValue(f.spf.Result), From: clean(sender(s)), Helo: clean(s.Identity)}
 	if f.spf.Err != nil {
 		found.Reason = phrase(f.spf.Err.Error())
