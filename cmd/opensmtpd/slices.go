@@ -139,7 +139,7 @@ func queueSlice(f *flags, c *config.Config, paths platform.Paths, id identity, k
 	}
 	for _, a := range c.Actions {
 		q.Actions = append(q.Actions, proto.Action{
-			Name: a.Name, Local: a.Local(), Mbox: a.Method == policy.Mbox && a.Wrapper == "", Userbase: a.Userbase, User: a.User, TTL: a.TTL,
+			Name: a.Name, Local: a.Local(), Mbox: a.Method == policy.Mbox && a.Wrapper == "", Shared: a.SharesWorker(), Userbase: a.Userbase, User: a.User, TTL: a.TTL,
 		})
 	}
 	for _, p := range f.pause {

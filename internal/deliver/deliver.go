@@ -4,7 +4,8 @@
 //
 // Attempts of one user wait in that user's line; the lines are served in turn, so
 // that a user with a slow command or a full mailbox holds up nobody else. A worker
-// is a process of one recipient for one action. It is kept for the lease after its
+// is a process of one recipient for one action, or of all who have his uid where that is
+// no user of the system's. It is kept for the lease after its
 // last delivery and then ended, or earlier when another recipient needs its place.
 //
 // Goroutines: one for each delivery or user lookup under way, at most
@@ -62,6 +63,7 @@ type Attempt struct {
 	Userbase string // table that knows Envelope.User; empty: the system's users
 	RunAs    string // user option of the action: a system user who delivers instead; may be empty
 	Mbox     bool   // the system mailbox, without a wrapper: the one method allowed for root
+	Shared   bool   // a worker may deliver for other users of the same uid and gid, too
 
 	// Open returns the body. It is called when the turn has come, in a goroutine of
 	// its own; the body is closed here.
@@ -87,15 +89,24 @@ type Users interface {
 	UserInfo(ctx context.Context, user, userbase string) (User, error)
 }
 
-// Spec says which worker is wanted: whose rights, which action. Two attempts with
-// equal Specs may share a worker, at the same time too.
+// Spec says which worker is wanted: whose rights, which action. Attempts with
+// equal Specs may have the same worker, at the same time too.
 type Spec struct {
 	Action string
 	As     User   // uid, gid and home of the process
 	Login  string // name in the userbase, for USER and LOGNAME; As.Name when the envelope has none
 
 	Exec      bool // for commands and files that users and aliases name; others never share a worker with these
+	Shared    bool // for all users whose rights are As.UID and As.GID, As and Login being one of them
 	Anonymous bool // no envelope of the worker's names a user: out of aliases
+}
+
+// key returns what is equal for all attempts that may have the same worker.
+func (s Spec) key() Spec {
+	if s.Shared {
+		s.Login, s.As.Name, s.As.Home = "", "", ""
+	}
+	return s
 }
 
 // Workers starts delivery workers. It is called from several goroutines.
@@ -107,7 +118,7 @@ type Workers interface {
 // Worker is a live process that delivers for one Spec.
 type Worker interface {
 	// Deliver makes one delivery. It may be called at the same time from several
-	// goroutines, up to Limits.MaxSessionPerUser. An error means that the worker died
+	// goroutines, up to Limits.MaxSessionPerUser for each user. An error means that the worker died
 	// or broke the rules of the conversation: the outcome is not known and the worker
 	// is not used again. It ends when ctx does.
 	Deliver(ctx context.Context, j Job) (mda.Result, error)
@@ -124,6 +135,7 @@ type Worker interface {
 type Job struct {
 	Envelope *envelope.Envelope
 	Body     queue.Body
+	Home     string // of the user, for a worker that several share; otherwise the worker knows
 }
 
 // Desk is where deliveries report to: the queue process.

@@ -35,6 +35,7 @@ type world struct {
 	results  map[uint32]mda.Result
 	causes   map[uint32]error
 	order    []string
+	homes    []string // that workers were told
 	held     map[string][]*Attempt
 	releases []string
 	onDone   func(a *Attempt)
@@ -111,6 +112,7 @@ func (k *worker) Deliver(ctx context.Context, j Job) (mda.Result, error) {
 		all += n
 	}
 	k.w.peakAll = max(k.w.peakAll, all)
+	k.w.homes = append(k.w.homes, j.Home)
 	block, crash := k.w.block[u], k.w.crash[u]
 	k.w.mu.Unlock()
 	defer func() {
@@ -458,6 +460,37 @@ func TestRunAsGivesRightsNotTheName(t *testing.T) {
 		w.settle()
 		if len(w.started) != 1 || w.started[0].As.UID != 5000 || w.started[0].Login != "ann" {
 			t.Errorf("started %+v, want uid 5000 for ann", w.started)
+		}
+	})
+}
+
+// Users of one uid may have one worker, which is told whose home it is; commands, and
+// users of another uid, have workers of their own.
+func TestUsersOfOneUIDShareAWorker(t *testing.T) {
+	t.Parallel()
+	run(t, Limits{}, func(d *Deliverer, w *world) {
+		for n, u := range []string{"ann", "bob", "eve", "cmd", "cmd"} {
+			w.uids[u] = 5000
+			if u == "eve" {
+				w.uids[u] = 5001
+			}
+			a := w.attempt(uint32(n+1), u)
+			a.Userbase, a.Shared = "users", true
+			if u == "cmd" {
+				a.Envelope.Exec = "|true"
+			}
+			w.add(d, a)
+			w.settle()
+		}
+		var got []string
+		for _, s := range w.started {
+			got = append(got, fmt.Sprintf("%d %s %v", s.As.UID, s.Login, s.Shared))
+		}
+		if got, want := strings.Join(got, ", "), "5000 ann true, 5001 eve true, 5000 cmd false"; got != want {
+			t.Errorf("started %q, want %q", got, want)
+		}
+		if got, want := strings.Join(w.homes, " "), "/home/ann /home/bob /home/eve  "; got != want {
+			t.Errorf("workers were told the homes %q, want %q", got, want)
 		}
 	})
 }

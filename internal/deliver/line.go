@@ -274,15 +274,20 @@ func (d *Deliverer) attempt(ctx context.Context, a *Attempt, who identity) (mda.
 	}
 	defer body.Close()
 
-	w, err := d.hire(ctx, Spec{
+	s := Spec{
 		Action: a.Envelope.Action, As: who.as, Login: who.login,
 		Exec: a.Envelope.Exec != "", Anonymous: a.Envelope.User == "",
-	})
+	}
+	j := Job{Envelope: a.Envelope, Body: body}
+	if a.Shared && !s.Exec && !s.Anonymous {
+		s.Shared, j.Home = true, who.as.Home
+	}
+	w, err := d.hire(ctx, s)
 	if err != nil {
 		return temporary("Cannot start delivery"), fmt.Errorf("start worker: %w", err)
 	}
 	d.count(1)
-	r, err := w.worker.Deliver(ctx, Job{Envelope: a.Envelope, Body: body})
+	r, err := w.worker.Deliver(ctx, j)
 	d.count(-1)
 	d.dismiss(w, err != nil)
 	switch {

@@ -16,7 +16,7 @@ type pool struct {
 
 // hired is a worker and who uses it.
 type hired struct {
-	spec      Spec
+	spec      Spec          // the key of it
 	started   chan struct{} // closed when worker or err is set
 	worker    Worker
 	err       error
@@ -97,13 +97,14 @@ func (d *Deliverer) retire(old []*hired) {
 func (d *Deliverer) hire(ctx context.Context, s Spec) (*hired, error) {
 	d.mu.Lock()
 	var old []*hired
-	w := d.pool.bySpec[s]
+	key := s.key()
+	w := d.pool.bySpec[key]
 	if w != nil && w.dead() {
 		if w.place != nil {
 			d.pool.forget(w)
 			old = append(old, w)
 		} else {
-			delete(d.pool.bySpec, s) // the last of its users closes it
+			delete(d.pool.bySpec, key) // the last of its users closes it
 		}
 		w = nil
 	}
@@ -114,8 +115,8 @@ func (d *Deliverer) hire(ctx context.Context, s Spec) (*hired, error) {
 			d.pool.forget(lru)
 			old = append(old, lru)
 		}
-		w = &hired{spec: s, started: make(chan struct{})}
-		d.pool.bySpec[s] = w
+		w = &hired{spec: key, started: make(chan struct{})}
+		d.pool.bySpec[key] = w
 		d.pool.live++
 	}
 	if w.place != nil {

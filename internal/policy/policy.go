@@ -103,6 +103,13 @@ type Action struct {
 // Local tells whether the action delivers on this host.
 func (a *Action) Local() bool { return a.Method != Relay }
 
+// SharesWorker tells whether one process may deliver for all users who have the same
+// uid and gid: as these are not users of the system, or the action names the one, they
+// have no groups of their own, and no command is run that had their names and homes.
+func (a *Action) SharesWorker() bool {
+	return (a.Method == Maildir || a.Method == LMTP) && a.Wrapper == "" && (a.Userbase != "" || a.User != "")
+}
+
 // RelayOptions are the options of a relay action, as written.
 type RelayOptions struct {
 	Backup     bool

@@ -78,6 +78,10 @@ type WorkerRequest struct {
 	User     string // empty: the unprivileged user, for commands straight from aliases
 	Userbase string // table that User is from; empty: the system's users
 	Exec     bool
+
+	// Shared asks for a worker for all users who have these ids; User has them.
+	Shared   bool
+	UID, GID uint32
 }
 
 // ReloadReply lists what was wrong, a line each.

@@ -221,7 +221,8 @@ type QueueConfig struct {
 type Action struct {
 	Name     string
 	Local    bool
-	Mbox     bool
+	Mbox     bool   // as deliver.Attempt says
+	Shared   bool   // likewise
 	Userbase string // table; empty: the system's users
 	User     string // deliver as this user
 	TTL      time.Duration
@@ -245,6 +246,7 @@ type ControlConfig struct {
 type WorkerConfig struct {
 	User      string
 	Home      string
+	Shared    bool  // for several users of the same uid: requests name the user's home
 	Exec      bool  // every delivery names its command or file; otherwise none does
 	Method    uint8 // policy.Method
 	Path      string

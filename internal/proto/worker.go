@@ -24,6 +24,7 @@ type DeliverRequest struct {
 	Rcpt       smtp.Path
 	Dest       smtp.Path
 	User       string
+	Home       string // for a worker that several users share; otherwise empty
 	Subaddress string
 	Exec       string // "|command" or "/file" out of an alias or .forward; empty: the action's method
 	Body       []byte

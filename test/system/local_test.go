@@ -5,6 +5,7 @@ package system
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -149,6 +150,47 @@ match from any for domain "example.org" action "deliver"
 		if exists(d.path("forward/" + who + "/Maildir")) {
 			t.Errorf("mail was delivered to %s", who)
 		}
+	}
+}
+
+// Virtual users are many and have one uid: one process delivers for all of them, each
+// to his own home. A user of another uid has another process.
+func TestVirtualUsersShareAWorker(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "")
+	var users strings.Builder
+	for i, owner := range []string{"carol", "carol", "carol", "bob"} {
+		uid, gid := ids(t, owner)
+		d.mkdir(fmt.Sprintf("virtual/u%d", i), owner, 0o700)
+		fmt.Fprintf(&users, "u%d %d:%d:%s\n", i, uid, gid, d.path(fmt.Sprintf("virtual/u%d", i)))
+	}
+	d.write("users", users.String(), "", 0o644)
+	d.configure(listen + `table users file:$dir/users
+action "deliver" maildir "~/Mail" userbase <users>
+match from any for domain "example.org" action "deliver"
+`)
+	d.start()
+	for i := range 4 {
+		u := fmt.Sprintf("u%d", i)
+		d.send("Subject: for "+u+"\n\ntext\n", u+"@example.org")
+		d.wait(`mda delivery .*to=<` + u + `@example\.org>.* result=Ok`)
+		if got := d.maildir("virtual/" + u + "/Mail"); len(got) != 1 || !strings.Contains(got[0], "Subject: for "+u+"\n") {
+			t.Errorf("%s has %q", u, got)
+		}
+	}
+	var workers []string
+	for title := range d.family() {
+		if strings.Contains(title, "delivery ") {
+			workers = append(workers, title)
+		}
+	}
+	carol, _ := ids(t, "carol")
+	bob, _ := ids(t, "bob")
+	slices.Sort(workers)
+	want := []string{fmt.Sprintf("opensmtpd: delivery uid %d", carol), fmt.Sprintf("opensmtpd: delivery uid %d", bob)}
+	slices.Sort(want)
+	if !slices.Equal(workers, want) {
+		t.Errorf("workers %q, want %q", workers, want)
 	}
 }
 

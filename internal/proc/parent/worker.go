@@ -45,6 +45,16 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 	if err != nil {
 		return proto.Empty{}, nil, err
 	}
+	name := title(req.User)
+	if req.Shared {
+		if !action.SharesWorker() || req.Exec || req.User == "" {
+			return proto.Empty{}, nil, fmt.Errorf("action %q: its workers are not shared", req.Action)
+		}
+		if int64(u.UID) != int64(req.UID) || int64(u.GID) != int64(req.GID) {
+			return proto.Empty{}, nil, fmt.Errorf("user %q: ids are %d:%d, not %d:%d any more", req.User, u.UID, u.GID, req.UID, req.GID)
+		}
+		name = fmt.Sprintf("uid %d", u.UID)
+	}
 	// A command or a file that a user has named gets no right that only the system
 	// mailbox needs: not root's, not the group of the directory of mailboxes.
 	mailbox := action.Method == policy.Mbox && !req.Exec
@@ -56,12 +66,12 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 			return proto.Empty{}, nil, err
 		}
 	}
-	w, theirs, err := p.spawnWorker(ctx, proto.Worker, "delivery "+title(req.User), u)
+	w, theirs, err := p.spawnWorker(ctx, proto.Worker, "delivery "+name, u)
 	if err != nil {
 		return proto.Empty{}, nil, err
 	}
 	_, _, err = proto.SetupWorker.Call(ctx, w.conn, proto.WorkerConfig{
-		User: req.User, Home: u.Home, Exec: req.Exec, Method: uint8(action.Method), Path: action.Path, Junk: action.Junk,
+		User: req.User, Home: u.Home, Shared: req.Shared, Exec: req.Exec, Method: uint8(action.Method), Path: action.Path, Junk: action.Junk,
 		Dest: action.Dest, RcptTo: action.RcptTo, Command: action.Command, Wrapper: action.Wrapper,
 		HostName: c.ServerName, MailDir: p.Paths.Mail, Libexec: p.Paths.Libexec, Shell: p.Paths.Shell,
 		DefPath: p.Paths.DefPath, Delimiter: c.Delimiter, Timeout: commandTimeout,
@@ -70,7 +80,7 @@ func (p *Parent) startWorker(ctx context.Context, req proto.WorkerRequest, files
 		theirs.Close()
 		w.conn.Close()
 		w.process.Kill()
-		return proto.Empty{}, nil, fmt.Errorf("worker of %s: %w", title(req.User), err)
+		return proto.Empty{}, nil, fmt.Errorf("worker of %s: %w", name, err)
 	}
 	return proto.Empty{}, []*os.File{theirs}, nil
 }

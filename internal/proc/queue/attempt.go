@@ -105,7 +105,7 @@ func (q *Queue) attempt(ctx context.Context, item scheduler.Item) {
 		q.p.Go(func(ctx context.Context) { q.reroute(ctx, e) })
 	default:
 		a := &deliver.Attempt{
-			Envelope: e, Userbase: action.Userbase, RunAs: action.User, Mbox: action.Mbox,
+			Envelope: e, Userbase: action.Userbase, RunAs: action.User, Mbox: action.Mbox, Shared: action.Shared,
 			Open: func(ctx context.Context) (queue.Body, error) { return q.store.Open(ctx, e.ID.MsgID()) },
 		}
 		if e.User == "" { // a command or file straight out of an alias

@@ -35,6 +35,9 @@ type workers struct{ q *Queue }
 func (w workers) Start(ctx context.Context, s deliver.Spec) (deliver.Worker, error) {
 	c := w.q.config.Load()
 	req := proto.WorkerRequest{Action: s.Action, User: s.Login, Exec: s.Exec}
+	if s.Shared {
+		req.Shared, req.UID, req.GID = true, s.As.UID, s.As.GID
+	}
 	if s.Anonymous {
 		req.User = ""
 	} else if a := c.actions[s.Action]; a != nil {
@@ -74,7 +77,7 @@ func (w *worker) Close() error {
 func (w *worker) Deliver(ctx context.Context, j deliver.Job) (mda.Result, error) {
 	e := j.Envelope
 	req := proto.DeliverRequest{
-		Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Subaddress: e.Subaddress, Exec: e.Exec,
+		Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: j.Home, Subaddress: e.Subaddress, Exec: e.Exec,
 		Body: j.Body.Bytes, Size: j.Body.Size,
 	}
 	var files []*os.File

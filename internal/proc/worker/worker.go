@@ -93,8 +93,12 @@ func (w *Worker) deliver(ctx context.Context, req proto.DeliverRequest, files []
 		// What a user may have run has other rights than what writes mailboxes.
 		return proto.DeliverReply{}, nil, errors.New("deliver: a command or file for a worker of another kind")
 	}
+	home := w.config.Home
+	if w.config.Shared {
+		home = req.Home
+	}
 	d := &mda.Delivery{
-		Sender: req.Sender, Rcpt: req.Rcpt, Dest: req.Dest, User: req.User, Home: w.config.Home,
+		Sender: req.Sender, Rcpt: req.Rcpt, Dest: req.Dest, User: req.User, Home: home,
 		Subaddress: req.Subaddress, Exec: req.Exec, Size: req.Size,
 	}
 	switch {
@@ -107,7 +111,7 @@ func (w *Worker) deliver(ctx context.Context, req proto.DeliverRequest, files []
 	}
 	r := w.agent.Deliver(ctx, d)
 	if r.Err != nil {
-		w.p.Log.Warnf("delivery to %s: %s: %v", w.config.User, r.Text, r.Err)
+		w.p.Log.Warnf("delivery to %s: %s: %v", req.User, r.Text, r.Err)
 	}
 	return proto.DeliverReply{Outcome: uint8(r.Outcome), Enhanced: r.Enhanced, Text: r.Text, Exit: r.Exit}, nil, nil
 }
