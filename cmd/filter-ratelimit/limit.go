@@ -138,10 +138,10 @@ func domain(address string) string {
 }
 
 // keys returns whom something in a session is counted for. A source is counted while
-// nobody has authenticated.
+// nobody has authenticated. A user is one in any case, as for tables of credentials.
 func (l *limiter) keys(s *filter.Session) map[string]string {
 	if s.User != "" {
-		return map[string]string{"user": s.User}
+		return map[string]string{"user": strings.ToLower(s.User)}
 	}
 	return map[string]string{"source": network(s.Source.Addr())}
 }

@@ -108,6 +108,31 @@ func TestUserIsHeldToMessagesAndRecipients(t *testing.T) {
 	}
 }
 
+// Tables of credentials find a user by any case of the name, which is no way around a limit.
+func TestUserIsOneInAnyCase(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1000, 0)
+	d := start(t, filtertest.Current(), &now, "user messages 1/hour", "exempt user Root")
+	send := func(user string) string {
+		s := d.Open("192.0.2.1:1", "x")
+		s.Report(wire.LinkAuth{Result: wire.Pass, User: user})
+		return s.Send(mail("a@x")).Refused
+	}
+	if got := send("alice"); got != "" {
+		t.Errorf("alice: %q", got)
+	}
+	for _, user := range []string{"alice", "Alice", "ALICE"} {
+		if got := send(user); !strings.Contains(got, "450 4.7.1 Too many messages") {
+			t.Errorf("%s: %q", user, got)
+		}
+	}
+	for _, user := range []string{"root", "ROOT", "Root"} {
+		if got := send(user); got != "" {
+			t.Errorf("%s: %q", user, got)
+		}
+	}
+}
+
 func TestDestinationIsHeldToItsRecipientsInBothDirections(t *testing.T) {
 	t.Parallel()
 	r, err := readRules("", []string{"destination recipients 1/h"})

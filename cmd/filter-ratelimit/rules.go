@@ -16,7 +16,7 @@ import (
 type rules struct {
 	limits   []limit
 	networks rulefile.Networks
-	users    []string
+	users    []string // in lower case
 }
 
 // limit bounds how much of something goes on with one user, source or destination.
@@ -46,7 +46,7 @@ const (
 func (r *rules) add(f []string) error {
 	switch {
 	case f[0] == "exempt" && len(f) == 3 && f[1] == "user":
-		r.users = append(r.users, f[2])
+		r.users = append(r.users, strings.ToLower(f[2]))
 		return nil
 	case f[0] == "exempt" && len(f) == 2:
 		return r.networks.Add(f[1])
@@ -77,5 +77,5 @@ func (r *rules) add(f []string) error {
 
 // exempt tells whether no rule concerns a user or a source.
 func (r *rules) exempt(user string, source netip.Addr) bool {
-	return user != "" && slices.Contains(r.users, user) || r.networks.Contain(source)
+	return user != "" && slices.Contains(r.users, strings.ToLower(user)) || r.networks.Contain(source)
 }
