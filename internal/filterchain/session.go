@@ -19,7 +19,7 @@ type Session struct {
 	fcrdns  wire.Result
 	members []*member // one for each filter of the chain
 
-	inTransaction bool
+	inTransaction bool          // from TxBegin to TxReset
 	wanted        uint32        // events that a member wants
 	known         []wire.Report // who the session is, for a process that comes later
 	line          []byte        // scratch
@@ -176,6 +176,17 @@ func (m *member) revive(ctx context.Context, patient bool) bool {
 		}
 	}
 	return true
+}
+
+// Ready gives the session the processes that have come back, and waits a while for those
+// that are being started. It is called before a transaction whose begin is reported
+// before filters are asked about it: whoever is not there then has no part in it.
+func (s *Session) Ready(ctx context.Context) {
+	for _, m := range s.members {
+		if m.f.Process != nil {
+			m.revive(ctx, true)
+		}
+	}
 }
 
 // pass passes on what filters remarked by themselves.

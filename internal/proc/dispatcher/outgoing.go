@@ -28,8 +28,7 @@ type outgoing struct {
 	g       *generation
 	session *filterchain.Session
 
-	t        *relay.Transaction // in progress, as the host sees it; nil: none
-	begun    bool               // it was reported
+	t        *relay.Transaction // in progress, its begin reported, as the host sees it; nil: none
 	reported []bool             // recipients whose answer was
 	done     bool               // so was its end
 	body     relay.Body         // what filters made of the text; nil: nothing
@@ -112,8 +111,6 @@ func (o *outgoing) step(stage client.Stage, about string, err error) {
 	id := uint32(o.t.MsgID)
 	switch stage {
 	case client.Mail:
-		o.begun = true
-		o.session.Report(wire.TxBegin{Message: id})
 		o.session.Report(wire.TxMail{Message: id, Result: result(err), Address: about})
 	case client.Rcpt:
 		for i, e := range o.t.Rcpts {
@@ -149,6 +146,11 @@ func (o *outgoing) Begin(ctx context.Context, t *relay.Transaction) (*relay.Tran
 		}
 		return &changed, refused
 	}
+	// A filter that is away from here on has not seen all of the transaction: it takes no
+	// further part, and no mail leaves without one that must be asked.
+	o.session.Ready(ctx)
+	o.t, o.done, o.reported = &changed, false, make([]bool, len(t.Rcpts))
+	o.session.Report(wire.TxBegin{Message: uint32(t.MsgID)})
 	v := o.session.Decide(ctx, wire.PhaseMailFrom, t.Sender.String())
 	junk := v.Junk
 	if v.Refusal == nil {
@@ -181,13 +183,12 @@ func (o *outgoing) Begin(ctx context.Context, t *relay.Transaction) (*relay.Tran
 	if junk || v.Junk {
 		changed.Body = marked{changed.Body}
 	}
-	o.t, o.begun, o.done, o.reported = &changed, false, false, make([]bool, len(changed.Rcpts))
 	return &changed, refused
 }
 
 // Finish implements relay.Filter.
 func (o *outgoing) Finish() {
-	if o.t != nil && o.begun {
+	if o.t != nil {
 		if !o.done {
 			o.session.Report(wire.TxRollback{Message: uint32(o.t.MsgID)})
 		}
