@@ -207,3 +207,71 @@ func BenchmarkMessage(b *testing.B) {
 	}
 	wg.Wait()
 }
+
+// listener registers the end of transactions and data-line, and tells what it is told.
+func listener(events []wire.Event, told chan<- string) program {
+	return func(conn net.Conn) {
+		defer close(told)
+		in := wire.NewReader(conn)
+		for {
+			line, err := in.Line()
+			if err != nil {
+				return
+			}
+			m, err := wire.ParseToFilter(line)
+			switch {
+			case err != nil:
+				return
+			case m.Kind == wire.KindReady:
+				b := wire.AppendRegisterFilter(nil, wire.In, wire.PhaseDataLine)
+				for _, e := range events {
+					b = wire.AppendRegisterReport(b, wire.In, e)
+				}
+				if _, err := conn.Write(wire.AppendRegisterReady(b)); err != nil {
+					return
+				}
+			case m.Kind == wire.KindRequest:
+				told <- string(m.Text)
+			case m.Kind == wire.KindReport:
+				told <- m.Event.String()
+			}
+		}
+	}
+}
+
+// Nobody takes the part of a message that came for the whole.
+func TestMessageThatIsGivenUpHasNoEnd(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		events []wire.Event
+		want   string
+	}{
+		"told of rollback": {[]wire.Event{wire.EventTxRollback, wire.EventLinkDisconnect}, "half, tx-rollback, link-disconnect"},
+		"told of reset":    {[]wire.Event{wire.EventTxReset, wire.EventLinkDisconnect}, "half, tx-reset, link-disconnect"},
+		"told of neither":  {[]wire.Event{wire.EventLinkDisconnect}, "half, ., link-disconnect"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			told := make(chan string, 10)
+			s := chainOf(t, &Filter{Name: "f", Process: run(t, listener(tt.events, told))}).Open(t.Context(), lastID.Add(1), facts, connect)
+			s.Report(wire.TxBegin{Message: 1})
+			text := s.Text(func([]byte) error { return nil })
+			if _, err := text.Write([]byte("half\n")); err != nil {
+				t.Fatal(err)
+			}
+			text.Abort()
+			s.Report(wire.TxRollback{Message: 1})
+			s.Report(wire.TxReset{Message: 1})
+			s.Close()
+			var got []string
+			for what := range told {
+				if got = append(got, what); what == "link-disconnect" {
+					break
+				}
+			}
+			if strings.Join(got, ", ") != tt.want {
+				t.Errorf("told %q, want %s", got, tt.want)
+			}
+		})
+	}
+}

@@ -414,12 +414,16 @@ func (t *Text) late(limit time.Duration) {
 	t.fail(t.blame(len(t.stages)-1, errLate))
 }
 
-// Abort gives the message up. The filters are told its end, so that none waits for it.
+// Abort gives the message up. TxRollback or TxReset is to be reported behind it: a
+// filter that takes one of them is not told an end of the text, so that it cannot hold
+// what it has for the whole. To others the end is all that can be told.
 func (t *Text) Abort() {
 	t.fail(errAborted)
 	t.wg.Wait()
+	d := t.s.c.Direction
 	for i, st := range t.stages {
-		if !t.sent[i] && !st.m.life.ended() {
+		l := st.m.life
+		if !t.sent[i] && !l.ended() && !l.wants(d, wire.EventTxRollback) && !l.wants(d, wire.EventTxReset) {
 			_ = t.end(i) // the life ends, if that fails
 		}
 	}
