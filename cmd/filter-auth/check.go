@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net/mail"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/emersion/go-msgauth/authres"
 	"github.com/emersion/go-msgauth/dkim"
-	"github.com/emersion/go-msgauth/dmarc"
-	"golang.org/x/net/publicsuffix"
 
 	"github.com/opensmtpd/opensmtpd/cmd/filter-auth/internal/spf"
 	"github.com/opensmtpd/opensmtpd/filter"
@@ -82,11 +78,8 @@ type findings struct {
 	signed   []*dkim.Verification
 	dkim     authres.ResultValue // the best of signed
 	arc      arcResult
-	dmarc    authres.ResultValue
-	policy   dmarc.Policy // of the domain in From; none when there is no record
-	percent  int          // of messages that the policy is for
-	author   string       // domain in From
-	override string       // the sealer whose word counts for more than DMARC
+	dmarc    ruling // of the author that counts
+	override string // the sealer whose word counts for more than DMARC
 }
 
 // message checks a message of a stranger. Users of this server are let through: who
@@ -110,7 +103,7 @@ func (c *checker) message(s *filter.Session, m *filter.Message) filter.Verdict {
 		return filter.Reject(451, "4.3.0", "Temporary failure of a filter")
 	}
 	m.Prepend(resultsField, f.report(id, s))
-	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf.Result, f.dkim, f.dmarc, f.arc.value, f.author)
+	s.Logf("spf=%s dkim=%s dmarc=%s arc=%s from=%s", f.spf.Result, f.dkim, f.dmarc.value, f.arc.value, f.dmarc.domain)
 	return c.verdict(f)
 }
 
@@ -132,13 +125,14 @@ func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Messag
 	for _, v := range signed {
 		f.dkim = better(f.dkim, dkimValue(v.Err))
 	}
-	if fields, body, err := m.Header(); err != nil {
+	fields, body, err := header(m)
+	if err != nil {
 		f.arc = arcResult{value: authres.ResultFail, reason: err}
 	} else {
 		f.arc = checkARC(fields, body, txt)
 	}
-	f.checkDMARC(m.Values("From"), txt)
-	if f.dmarc == authres.ResultFail && f.arc.value == authres.ResultPass {
+	f.checkDMARC(fields, txt)
+	if f.dmarc.value == authres.ResultFail && f.arc.value == authres.ResultPass {
 		for _, d := range c.sealers {
 			if f.arc.sealer == d {
 				f.override = d
@@ -171,95 +165,6 @@ func better(a, b authres.ResultValue) authres.ResultValue {
 	return authres.ResultNone
 }
 
-// checkDMARC looks for the policy of the author's domain, and whether SPF or a
-// signature speaks for that domain (RFC 7489 section 6.6).
-func (f *findings) checkDMARC(from []string, txt func(string) ([]string, error)) {
-	f.dmarc, f.policy, f.percent = authres.ResultNone, dmarc.PolicyNone, 100
-	author, ok := authorDomain(from)
-	if !ok {
-		f.dmarc = authres.ResultPermError
-		return
-	}
-	f.author = author
-	o := &dmarc.LookupOptions{LookupTXT: txt}
-	record, err := dmarc.LookupWithOptions(author, o)
-	inherited := false
-	if org := orgDomain(author); errors.Is(err, dmarc.ErrNoPolicy) && org != author {
-		record, err = dmarc.LookupWithOptions(org, o)
-		inherited = true
-	}
-	switch {
-	case errors.Is(err, dmarc.ErrNoPolicy):
-		return
-	case err != nil && dmarc.IsTempFail(err):
-		f.dmarc = authres.ResultTempError
-		return
-	case err != nil:
-		f.dmarc = authres.ResultPermError
-		return
-	}
-	f.policy = record.Policy
-	if inherited && record.SubdomainPolicy != "" {
-		f.policy = record.SubdomainPolicy
-	}
-	if record.Percent != nil {
-		f.percent = *record.Percent
-	}
-	f.dmarc = authres.ResultFail
-	see := func(v authres.ResultValue) {
-		// What could not be looked up may speak for the domain another time.
-		if v == authres.ResultPass || v == authres.ResultTempError && f.dmarc == authres.ResultFail {
-			f.dmarc = v
-		}
-	}
-	if aligned(f.spf.Domain, author, record.SPFAlignment) {
-		see(authres.ResultValue(f.spf.Result))
-	}
-	for _, v := range f.signed {
-		if aligned(strings.ToLower(v.Domain), author, record.DKIMAlignment) {
-			see(dkimValue(v.Err))
-		}
-	}
-}
-
-// authorDomain returns the domain of the one author of a message.
-func authorDomain(from []string) (string, bool) {
-	if len(from) != 1 {
-		return "", false
-	}
-	list, err := mail.ParseAddressList(from[0])
-	if err != nil || len(list) == 0 {
-		return "", false
-	}
-	d := domainOf(list[0].Address)
-	for _, a := range list[1:] {
-		if domainOf(a.Address) != d {
-			return "", false
-		}
-	}
-	return d, d != ""
-}
-
-func domainOf(address string) string {
-	i := strings.LastIndexByte(address, '@')
-	if i < 0 {
-		return ""
-	}
-	return strings.ToLower(spf.ToASCII(address[i+1:]))
-}
-
-// orgDomain returns the domain below the public suffix (RFC 7489 section 3.2).
-func orgDomain(d string) string {
-	if org, err := publicsuffix.EffectiveTLDPlusOne(d); err == nil {
-		return org
-	}
-	return d
-}
-
-func aligned(d, author string, mode dmarc.AlignmentMode) bool {
-	return d == author || mode != dmarc.AlignmentStrict && orgDomain(d) == orgDomain(author)
-}
-
 // report returns the value of the Authentication-Results field.
 func (f *findings) report(id string, s *filter.Session) string {
 	found := &authres.SPFResult{Value: authres.ResultValue(f.spf.Result), From: clean(sender(s)), Helo: clean(s.Identity)}
@@ -273,9 +178,9 @@ func (f *findings) report(id string, s *filter.Session) string {
 	for _, v := range f.signed {
 		results = append(results, &authres.DKIMResult{Value: dkimValue(v.Err), Domain: clean(v.Domain), Identifier: clean(v.Identifier)})
 	}
-	d := &authres.DMARCResult{Value: f.dmarc, From: clean(f.author)}
-	if f.dmarc == authres.ResultFail {
-		d.Reason = "p=" + string(f.policy)
+	d := &authres.DMARCResult{Value: f.dmarc.value, From: clean(f.dmarc.domain)}
+	if f.dmarc.value == authres.ResultFail {
+		d.Reason = "p=" + string(f.dmarc.policy)
 		if f.override != "" {
 			d.Reason += ", but sealed by " + f.override
 		}
@@ -331,7 +236,7 @@ func phrase(s string) string {
 
 // verdict finds the gravest action that the rules ask for.
 func (c *checker) verdict(f findings) filter.Verdict {
-	values := map[string]string{"spf": string(f.spf.Result), "dkim": string(f.dkim), "dmarc": string(f.dmarc), "arc": string(f.arc.value)}
+	values := map[string]string{"spf": string(f.spf.Result), "dkim": string(f.dkim), "dmarc": string(f.dmarc.value), "arc": string(f.arc.value)}
 	gravest, why := "", ""
 	for _, r := range c.rules {
 		if values[r.method] != r.result || r.method == "dmarc" && f.override != "" {
@@ -339,7 +244,7 @@ func (c *checker) verdict(f findings) filter.Verdict {
 		}
 		action := r.action
 		if action == "obey" {
-			action = f.obey()
+			action = f.dmarc.obey()
 		}
 		if gravity(action) > gravity(gravest) {
 			gravest, why = action, r.method+"="+r.result
@@ -366,25 +271,12 @@ func explain(f findings, why string) string {
 		}
 		return text[:min(len(text), maxText)]
 	}
-	if f.author == "" {
+	if f.dmarc.domain == "" {
 		return ""
 	}
-	return " for " + clean(f.author)
+	return " for " + clean(f.dmarc.domain)
 }
 
 func gravity(action string) int {
 	return map[string]int{"junk": 1, "tempfail": 2, "reject": 3}[action]
-}
-
-// obey returns what the author's domain asks for, which may be for a part of its
-// messages only; the next milder action is for the rest (RFC 7489 section 6.6.4).
-func (f *findings) obey() string {
-	part := rand.IntN(100) < f.percent
-	switch {
-	case f.policy == dmarc.PolicyReject && part:
-		return "reject"
-	case f.policy == dmarc.PolicyReject, f.policy == dmarc.PolicyQuarantine && part:
-		return "junk"
-	}
-	return ""
 }

@@ -223,7 +223,7 @@ func TestResultsAreWritten(t *testing.T) {
 		"changed":           {"x@list.example", good + "more\r\n", []string{"spf=none", "dkim=fail", "dmarc=fail"}},
 		"somebody else":     {"x@evil.test", signed(t, "evil.test", "ed", "simple/simple", keys["ed"], message), []string{"spf=fail", "dkim=pass", "dmarc=fail"}},
 		"no policy":         {"x@list.example", strings.ReplaceAll(message, "example.org", "list.example"), []string{"spf=none", "dkim=none", "dmarc=none"}},
-		"two authors":       {"x@list.example", "From: a@evil.test\r\n" + message, []string{"dmarc=permerror"}},
+		"two authors":       {"x@list.example", "From: a@evil.test\r\n" + message, []string{"dmarc=fail", "p=reject"}},
 		"sub domain":        {"x@list.example", strings.ReplaceAll(message, "example.org", "sub.example.org"), []string{"dmarc=fail", "p=reject"}},
 		"claims to be ours": {"x@list.example", "Authentication-Results: MX.example.net; dkim=pass\r\n" + message, []string{"dkim=none"}},
 	} {
