@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"io"
+	"io/fs"
 	"log"
 	"net/netip"
 	"slices"
@@ -46,6 +47,7 @@ type greylist struct {
 	tuples  map[tuple]entry   // guarded by mu
 	origins map[string]origin // guarded by mu; by network
 	changed bool              // guarded by mu; since it was written
+	seen    fs.FileInfo       // of the goroutine that saves: the file that is known, nil if none is
 	failed  bool              // of the goroutine that saves: the last time failed
 }
 

@@ -244,6 +244,92 @@ func TestStateOutlivesTheFilter(t *testing.T) {
 	}
 }
 
+// Over a reload with other rules two filters run on one state, until the last session
+// of before has ended. Neither takes from the other what it knows.
+func TestFiltersOnOneStateKnowTheSame(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state")
+	x, y, z := tuple{"192.0.2.0/24", ann, joe}, tuple{"198.51.100.0/24", ann, joe}, tuple{"203.0.113.0/24", ann, joe}
+	old, next := list(t, file), list(t, file)
+	old.attempt(x)
+	old.attempt(y)
+	old.save()
+	next.load()
+	later := old.at.Add(6 * time.Minute)
+	old.at, next.at = later, later
+	old.attempt(x) // passes
+	old.attempt(z)
+	next.attempt(y) // passes
+	next.save()
+	old.save() // its last
+	next.save()
+	for name, l := range map[string]*testList{"the next": next, "one after it": list(t, file)} {
+		if l.at = later; l != next {
+			l.load()
+		}
+		for _, tt := range []struct {
+			tuple
+			passed bool
+		}{{x, true}, {y, true}, {z, false}} {
+			if e, ok := l.tuples[tt.tuple]; !ok || e.passed != tt.passed {
+				t.Errorf("%s: %v is %+v, %v, want passed %v", name, tt.tuple, e, ok, tt.passed)
+			}
+		}
+		l.at = later.Add(6 * time.Minute)
+		for _, k := range []tuple{x, y, z} {
+			if wait, _ := l.attempt(k); wait != 0 {
+				t.Errorf("%s: %v has to wait %v", name, k, wait)
+			}
+		}
+	}
+}
+
+// Filters that save at the same time lose nothing.
+func TestFiltersSaveAtOnce(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		l := list(t, file)
+		wg.Go(func() {
+			for j := range 10 {
+				l.attempt(tuple{"192.0.2.0/24", fmt.Sprint(i, "-", j, "@example.net"), joe})
+				l.save()
+			}
+			if l.log.String() != "" {
+				t.Errorf("log: %s", l.log)
+			}
+		})
+	}
+	wg.Wait()
+	l := list(t, file)
+	l.load()
+	if n := len(l.tuples); n != 80 {
+		t.Errorf("%d tuples are left of 80; log: %s", n, l.log)
+	}
+}
+
+// What a filter takes over from another is bounded, too; what passed is kept first.
+func TestWhatIsTakenOverIsBounded(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "state")
+	l := list(t, file)
+	good := tuple{"192.0.2.0/24", ann, joe}
+	l.attempt(good)
+	l.at = l.at.Add(6 * time.Minute)
+	l.attempt(good)
+	for i := range 5000 {
+		l.attempt(tuple{"198.51.100.0/24", fmt.Sprint(i, "@spam.example"), joe})
+	}
+	l.save()
+	next := list(t, file, "entries 1000")
+	next.at = l.at
+	next.load()
+	if n := len(next.tuples); n > 1000 || n < 800 || !next.tuples[good].passed {
+		t.Errorf("%d tuples, %+v", n, next.tuples[good])
+	}
+}
+
 func TestStateThatCannotBeSavedIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "none")

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -44,16 +45,31 @@ func (g *greylist) load() {
 	}
 	defer f.Close()
 	if err := g.read(f); err != nil {
-		clear(g.tuples)
-		clear(g.origins)
 		g.log.Printf("%s: %v: the list begins empty", g.file, err)
+	}
+	if info, err := f.Stat(); err == nil {
+		g.seen = info
 	}
 }
 
-// read takes the lines of a state.
+// read takes over a state, if it is whole.
 func (g *greylist) read(r io.Reader) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	s := state{make(map[tuple]entry), make(map[string]origin)}
+	if err := s.read(r); err != nil {
+		return err
+	}
+	g.merge(s)
+	return nil
+}
+
+// state is what is read.
+type state struct {
+	tuples  map[tuple]entry
+	origins map[string]origin // by network
+}
+
+// read takes the lines of a state.
+func (s state) read(r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxStateLine)
 	n := -1 // lines behind the title
@@ -74,7 +90,7 @@ func (g *greylist) read(r io.Reader) error {
 		if n > 2*maxEntries {
 			return errors.New("too many lines")
 		}
-		if err := g.readLine(line); err != nil {
+		if err := s.readLine(line); err != nil {
 			return fmt.Errorf("line %d: %w", n+1, err)
 		}
 	}
@@ -84,8 +100,8 @@ func (g *greylist) read(r io.Reader) error {
 	return errors.New("it is not whole")
 }
 
-// readLine takes a network or a tuple. More than is kept is left out.
-func (g *greylist) readLine(line string) error {
+// readLine takes a network or a tuple.
+func (s state) readLine(line string) error {
 	bad := errors.New("neither a network nor a tuple")
 	kind, rest, _ := strings.Cut(line, " ")
 	name, rest, _ := strings.Cut(rest, " ")
@@ -100,21 +116,49 @@ func (g *greylist) readLine(line string) error {
 		return bad
 	}
 	if kind == "network" && !more && first <= maxDeliveries {
-		if len(g.origins) < g.entries {
-			g.origins[name] = origin{int(first), last}
-		}
+		s.origins[name] = origin{int(first), last}
 		return nil
 	}
-	state, rest, _ := strings.Cut(rest, " ")
+	passed, rest, _ := strings.Cut(rest, " ")
 	sender, rest, err1 := unquote(rest)
 	recipient, rest, err2 := unquote(strings.TrimPrefix(rest, " "))
-	if kind != "tuple" || state != "waiting" && state != "passed" || err1 != nil || err2 != nil || rest != "" {
+	if kind != "tuple" || passed != "waiting" && passed != "passed" || err1 != nil || err2 != nil || rest != "" {
 		return bad
 	}
-	if len(g.tuples) < g.entries {
-		g.tuples[tuple{name, sender, recipient}] = entry{first, last, state == "passed"}
-	}
+	s.tuples[tuple{name, sender, recipient}] = entry{first, last, passed == "passed"}
 	return nil
+}
+
+// merge adds what a state knows to what is known. Of a tuple the first attempt and the
+// last pass count; of a network the most that one filter has seen from it.
+func (g *greylist) merge(s state) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now().Unix()
+	for t, e := range s.tuples {
+		if g.gone(e, now) {
+			continue
+		}
+		if known, ok := g.tuples[t]; ok && !g.gone(known, now) {
+			e = entry{min(e.first, known.first), max(e.last, known.last), e.passed || known.passed}
+		}
+		g.tuples[t] = e
+	}
+	for name, o := range s.origins {
+		if g.old(o.last, now) {
+			continue
+		}
+		if known, ok := g.origins[name]; ok && !g.old(known.last, now) {
+			o = origin{max(o.deliveries, known.deliveries), max(o.last, known.last)}
+		}
+		g.origins[name] = o
+	}
+	if len(g.tuples) > g.entries {
+		g.forgetTuples(now)
+	}
+	if len(g.origins) > g.entries {
+		g.forgetOrigins(now)
+	}
 }
 
 // unquote takes a quoted string from the start of s.
@@ -160,25 +204,96 @@ func (g *greylist) write() []byte {
 	return b.Bytes()
 }
 
-// save writes the state if it has changed. A failure is logged once, until it works
-// again. It is for one goroutine at a time.
+// save writes the state if it has changed, and takes over what another filter wrote. A
+// failure is logged once, until it works again. It is for one goroutine at a time.
 func (g *greylist) save() {
 	g.mu.Lock()
 	changed := g.changed
 	g.mu.Unlock()
-	if g.file == "" || !changed {
+	if g.file == "" || !changed && !g.foreign() {
 		return
 	}
-	err := replaceFile(g.file, g.write())
+	err := g.exchange()
+	if err != nil && !g.failed {
+		g.log.Printf("the state is not saved: %v", err)
+	}
+	g.failed = err != nil
+}
+
+// foreign tells whether the file is one that this filter has neither read nor written:
+// over a reload of the daemon two run for a while.
+func (g *greylist) foreign() bool {
+	info, err := os.Stat(g.file)
+	return err == nil && !(g.seen != nil && os.SameFile(info, g.seen) && info.ModTime().Equal(g.seen.ModTime()) && info.Size() == g.seen.Size())
+}
+
+// exchange takes over what another filter wrote, and writes the state if it has
+// changed. Meanwhile, no other does.
+func (g *greylist) exchange() error {
+	unlock, err := lock(filepath.Dir(g.file))
 	if err != nil {
+		return err
+	}
+	defer unlock()
+	if g.foreign() {
+		g.learn()
+	}
+	g.mu.Lock()
+	changed := g.changed
+	g.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	if err := replaceFile(g.file, g.write()); err != nil {
 		g.mu.Lock()
 		g.changed = true
 		g.mu.Unlock()
-		if !g.failed {
-			g.log.Printf("the state is not saved: %v", err)
+		return err
+	}
+	g.seen, err = os.Stat(g.file)
+	return err
+}
+
+// learn takes over what is in the file. What cannot be read is logged, and lost with
+// the next save.
+func (g *greylist) learn() {
+	f, err := os.Open(g.file)
+	if err == nil {
+		defer f.Close()
+		if g.seen, err = f.Stat(); err == nil {
+			err = g.read(f)
 		}
 	}
-	g.failed = err != nil
+	if errors.Is(err, fs.ErrPermission) {
+		g.seen, _ = os.Stat(g.file) // not again
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		g.log.Printf("%s: %v: what another has written is not taken over", g.file, err)
+	}
+}
+
+// maxLockWait bounds the wait for another filter to have saved.
+const maxLockWait = 5 * time.Second
+
+// lock keeps other filters from the states in a directory, until unlock or the end of
+// the process. Where directories cannot be locked, as on some network file systems,
+// it does nothing.
+func lock(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case errors.Is(err, syscall.EWOULDBLOCK) && time.Since(began) < maxLockWait, errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			d.Close()
+			return nil, fmt.Errorf("lock %s: another program holds it", dir)
+		}
+		return func() { d.Close() }, nil
+	}
 }
 
 // saveAtTimes saves until ctx ends.
