@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/textproto"
 	"os"
 	"regexp"
 	"strings"
@@ -520,4 +521,42 @@ func TestFilterIsToldWhatTheOriginalTells(t *testing.T) {
 			t.Errorf("the filter was told\n%s\n\nand the original tells\n%s", got, want)
 		}
 	}
+}
+
+// A client whose session has not begun for filters when the configuration is replaced
+// still meets those that it was accepted under.
+func TestReloadLeavesFiltersToClientsThatWereAccepted(t *testing.T) {
+	t.Parallel()
+	conf := func(answer string) string {
+		return filtered(`filter "f" proc-exec `+filterCommand(t, "mail-from=reject|550+"+answer), `"f" proxy`)
+	}
+	m := startMTA(t, conf("old"))
+	c, err := textproto.Dial("tcp", m.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	m.writeConf(conf("new"))
+	m.hangUp()
+	m.wait(`configuration reloaded`)
+	m.talk(c, "PROXY TCP4 192.0.2.7 192.0.2.8 1111 25", "^220", "EHLO client.example.net", "^250", "MAIL FROM:<a@b.example>", `^550 5\.0\.0 (old|new)`)
+}
+
+// Limits of a new configuration hold for new sessions.
+func TestReloadChangesLimitsOfSessions(t *testing.T) {
+	t.Parallel()
+	m := startMTA(t, keepAll)
+	m.dialogue("^220", "NOOP", "^250") // stays
+	m.writeConf("smtp limit max-session-per-source 1\n" + keepAll)
+	m.hangUp()
+	m.wait(`configuration reloaded`)
+	m.dialogue("^421 4.7.0")
+	m.writeConf("smtp limit max-session 1\n" + keepAll)
+	m.hangUp()
+	m.wait(`configuration reloaded`)
+	m.dialogue("^421 4.7.0")
+	m.writeConf(keepAll)
+	m.hangUp()
+	m.wait(`configuration reloaded`)
+	m.dialogue("^220", "QUIT", "^221")
 }

@@ -109,9 +109,12 @@ func (d *Dispatcher) setup(_ context.Context, c proto.DispatcherConfig) (proto.S
 	}
 	d.p.Log.SetVerbose(c.Verbose)
 	old := d.current.Swap(g)
+	limits := server.Limits{MaxSessions: c.MaxSessions, MaxPerSource: c.MaxPerSource}
 	if old == nil {
-		d.server = server.New(server.Limits{MaxSessions: c.MaxSessions, MaxPerSource: c.MaxPerSource})
+		d.server = server.New(limits)
 		d.paused.Store(c.Paused)
+	} else {
+		d.server.SetLimits(limits)
 	}
 	if d.active && !d.paused.Load() {
 		g.listen()
@@ -236,11 +239,11 @@ func (d *Dispatcher) localSession(_ context.Context, req proto.LocalSessionReque
 		theirs.Close()
 		return proto.Empty{}, nil, err
 	}
-	g := d.current.Load()
-	cfg := g.socket
+	g := d.begin()
 	d.p.Go(func(ctx context.Context) {
 		defer d.leave(req.UID)
-		d.server.ServeConn(ctx, conn, cfg)
+		defer g.sessionEnded()
+		d.server.ServeConn(ctx, conn, g.socket)
 	})
 	return proto.Empty{}, []*os.File{theirs}, nil
 }

@@ -29,7 +29,7 @@ type generation struct {
 
 	filtering *filtering
 
-	sessions atomic.Int64
+	sessions atomic.Int64 // and accept loops, which may begin some
 	retired  atomic.Bool
 	released sync.Once
 
@@ -74,7 +74,10 @@ func (d *Dispatcher) newGeneration(c *proto.DispatcherConfig, files []*os.File) 
 		}
 		l := &listener{file: files[i], config: cfg}
 		l.options.Failed = func(err error) { d.p.Log.Warnf("accept: %v", err) }
-		l.options.Config = func() *server.Config { return cfg }
+		l.options.Config = func() (*server.Config, func()) {
+			g.sessions.Add(1)
+			return cfg, g.sessionEnded
+		}
 		if o := &c.Listeners[i]; o.Proxy {
 			l.options.Proxy, l.options.ProxyV2Only = true, o.ProxyV2Only
 			if o.ProxyFrom != "" {
@@ -121,11 +124,7 @@ func (g *generation) sessionConfig(c *proto.DispatcherConfig, l *proto.Listener,
 	if cfg.Filter, err = g.sessionFilter(&options); err != nil {
 		return nil, err
 	}
-	cfg.Backend = func(s *server.Session) server.Backend {
-		g.sessions.Add(1)
-		return &session{g: g, s: s, l: &options}
-	}
-	cfg.Ended = func(*server.Session) { g.sessionEnded() }
+	cfg.Backend = func(s *server.Session) server.Backend { return &session{g: g, s: s, l: &options} }
 	cfg.MaxAuthFailures = c.MaxAuthFailures
 	return cfg, nil
 }
@@ -143,7 +142,9 @@ func (g *generation) listen() {
 			g.d.p.Log.Critf("cannot listen on a socket of the parent: %v", err)
 			continue
 		}
+		g.sessions.Add(1)
 		g.d.p.Go(func(life context.Context) {
+			defer g.sessionEnded()
 			defer context.AfterFunc(life, cancel)()
 			if err := g.d.server.Serve(ctx, ln, l.options); err != nil && !errors.Is(err, net.ErrClosed) {
 				g.d.p.Log.Critf("listener: %v", err)
@@ -169,6 +170,18 @@ func (g *generation) retire() {
 	}
 	g.retired.Store(true)
 	g.release()
+}
+
+// begin returns the generation in force for a session, which is to call sessionEnded.
+func (d *Dispatcher) begin() *generation {
+	for {
+		g := d.current.Load()
+		g.sessions.Add(1)
+		if !g.retired.Load() {
+			return g
+		}
+		g.sessionEnded() // there is another one; nothing was lost if this one is released already
+	}
 }
 
 func (g *generation) sessionEnded() {

@@ -36,12 +36,12 @@ type outgoing struct {
 
 // relayFilter makes the filter part of an outgoing session.
 func (d *Dispatcher) relayFilter(ctx context.Context, t *relay.Target, local, remote netip.AddrPort) (relay.Filter, error) {
-	g := d.current.Load()
+	g := d.begin()
 	chain, err := g.filtering.chain(t.Filter, wire.Out)
 	if err != nil {
+		g.sessionEnded()
 		return nil, err
 	}
-	g.sessions.Add(1)
 	connect := wire.LinkConnect{RDNS: t.Host, FCrDNS: wire.Pass, Source: local.String(), Destination: remote.String()}
 	if t.Host == "" || strings.HasPrefix(t.Host, "[") {
 		connect.RDNS, connect.FCrDNS = "<unknown>", wire.Fail

@@ -123,7 +123,9 @@ func host(t testing.TB, cfg server.Config) (net.Conn, *mailbox) {
 	srv := server.New(server.Limits{})
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx, l, server.Options{Config: func() *server.Config { return &cfg }}) }()
+	go func() {
+		served <- srv.Serve(ctx, l, server.Options{Config: func() (*server.Config, func()) { return &cfg, nil }})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		_ = srv.Drain(context.Background()) // its error is that of the context

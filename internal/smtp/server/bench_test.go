@@ -28,7 +28,7 @@ func benchmarkAccept(b *testing.B, cfg Config, size int64, steps []string, repli
 	s := New(Limits{})
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
-	go func() { served <- s.Serve(ctx, ln, Options{Config: func() *Config { return &cfg }}) }()
+	go func() { served <- s.Serve(ctx, ln, Options{Config: func() (*Config, func()) { return &cfg, nil }}) }()
 	conn, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		b.Fatal(err)

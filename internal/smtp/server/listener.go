@@ -22,11 +22,11 @@ type Limits struct {
 
 // Server accepts connections and runs their sessions.
 type Server struct {
-	limits  Limits
 	buffers sync.Pool
 	wg      sync.WaitGroup // of the connections' goroutines
 
 	mu       sync.Mutex // guards what follows
+	limits   Limits
 	draining bool
 	conns    map[*connection]struct{}
 	sources  map[netip.Prefix]int
@@ -49,11 +49,19 @@ func New(l Limits) *Server {
 	}
 }
 
+// SetLimits changes the limits for connections to come; none is cut that there is.
+func (s *Server) SetLimits(l Limits) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limits = l
+}
+
 // Options belong to one listening socket.
 type Options struct {
-	// Config returns what a new session shall use. It is called per connection, so
+	// Config returns what a new session shall use, and what to call when that is needed no
+	// more; it may be nil. It is called per connection, before Serve accepts another, so
 	// that a reload changes new sessions and leaves running ones alone.
-	Config func() *Config
+	Config func() (cfg *Config, done func())
 
 	// Proxy makes the PROXY header (version 1 or 2) mandatory, and TrustProxy says
 	// from which peers it is taken; nil trusts all. Others are cut off.
@@ -110,16 +118,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, o Options) error {
 
 // start runs a session over an accepted connection in a goroutine of its own.
 func (s *Server) start(ctx context.Context, conn net.Conn, o Options) {
-	cfg := o.Config()
+	cfg, done := o.Config()
+	if done == nil {
+		done = func() {}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &connection{Conn: conn, cancel: cancel}
 	if !s.enter(c) {
 		cancel()
 		s.turnAway(conn, cfg)
+		done()
 		return
 	}
 	go func() {
 		defer s.leave(c)
+		defer done()
 		client, local := endpoints(conn)
 		var proxied bool
 		if o.Proxy {
@@ -239,7 +252,7 @@ func (s *Server) leave(c *connection) {
 
 // admit counts a session of a client's network, unless there are too many.
 func (s *Server) admit(client netip.Addr) (netip.Prefix, bool) {
-	if s.limits.MaxPerSource <= 0 || !client.IsValid() {
+	if !client.IsValid() {
 		return netip.Prefix{}, true
 	}
 	client = client.Unmap().WithZone("")
@@ -253,7 +266,7 @@ func (s *Server) admit(client netip.Addr) (netip.Prefix, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sources[network] >= s.limits.MaxPerSource {
+	if s.limits.MaxPerSource > 0 && s.sources[network] >= s.limits.MaxPerSource {
 		return netip.Prefix{}, false
 	}
 	s.sources[network]++

@@ -41,7 +41,7 @@ func remoteSetup() (*setup, Options) {
 	u := newSetup()
 	u.cfg.Local = false
 	u.cfg.Backend = func(s *Session) Backend { return &fakeBackend{Session: s} }
-	return u, Options{Config: func() *Config { return u.cfg }}
+	return u, Options{Config: func() (*Config, func()) { return u.cfg, nil }}
 }
 
 // dial connects and returns the connection and the first line.

@@ -182,7 +182,6 @@ type Config struct {
 	RDNS    func(ctx context.Context, client netip.Addr) (name string, fcrdns wire.Result)
 	Filter  func(ctx context.Context, s *Session) Filter // takes part in a session; nil, also when called: none
 	Backend func(s *Session) Backend                     // makes the backend of a session
-	Ended   func(s *Session)                             // told of a session's end, after its backend's last call; may be nil
 	Events  report.Sink
 
 	Local bool // the local socket: clients count as authenticated

@@ -107,9 +107,6 @@ func (s *session) run(ctx context.Context) {
 		}
 		s.filter.Close()
 	}
-	if s.cfg.Ended != nil {
-		s.cfg.Ended(&s.Session)
-	}
 	if err := s.wire.flush(); err != nil && s.end == reasonQuit {
 		s.fail(err)
 	}
