@@ -101,6 +101,25 @@ func TestQuickstartDeliversAnything(t *testing.T) {
 	}
 }
 
+// In a directory that others may write to, they could have what quickstart writes go
+// anywhere.
+func TestQuickstartTrustsNoDirectoryOfOthers(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	dir := filepath.Join(m.dir, "quick")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	cmd := m.command()
+	cmd.Args = []string{cmd.Args[0], "quickstart", dir}
+	if _, stderr, status := outputOf(t, cmd); status != 1 || !strings.Contains(stderr, "name another one") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+}
+
 func TestDaemonInTheBackgroundTellsWhenItIsReady(t *testing.T) {
 	t.Parallel()
 	m := newMTA(t, "queue encryption stdin\n"+keepAll)

@@ -22,7 +22,11 @@ const nobody = 65534
 // quickstart runs the daemon as an ordinary user, with an embedded configuration
 // and all its files below one directory.
 func quickstart(args []string) int {
-	port, dir := "2525", filepath.Join(os.TempDir(), "opensmtpd-quickstart")
+	uid := os.Geteuid()
+	if uid == 0 {
+		uid = nobody
+	}
+	port, dir := "2525", filepath.Join(os.TempDir(), fmt.Sprintf("opensmtpd-quickstart-%d", uid))
 	options, rest, err := getopt.Parse(args, "p:")
 	if err == nil && len(rest) > 1 {
 		err = fmt.Errorf("unexpected argument %q", rest[1])
@@ -42,7 +46,7 @@ func quickstart(args []string) int {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return fail(err)
 	}
-	if err := quickstartDir(dir); err != nil {
+	if err := quickstartDir(dir, uid); err != nil {
 		return fail(fmt.Errorf("quickstart: %w", err))
 	}
 	conf := filepath.Join(dir, "smtpd.conf")
@@ -63,15 +67,26 @@ func quickstart(args []string) int {
 	})
 }
 
-// quickstartDir makes the directory and gives up root. Root gives away only a
-// directory that it has made here and now.
-func quickstartDir(dir string) error {
+// quickstartDir makes the directory of uid and gives up root. Root gives away only a
+// directory that it has made here and now, and nobody trusts one that another user made
+// or may write to: what is written there could go elsewhere.
+func quickstartDir(dir string, uid int) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
 	err := os.Mkdir(dir, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
+	}
+	if err != nil {
+		fi, err := os.Lstat(dir)
+		if err != nil {
+			return err
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !fi.IsDir() || !ok || int(st.Uid) != uid || fi.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("%s is no directory of uid %d that only he can write to: name another one", dir, uid)
+		}
 	}
 	if os.Geteuid() != 0 {
 		return nil
