@@ -135,6 +135,13 @@ func TestMailOfAnActionThatIsGoneGoesThroughTheRulesAgain(t *testing.T) {
 	m.start()
 	m.send("x@example.org", "take another way")
 	m.wait(`to=<x@example\.org> .*result=TempFail`)
+	// Rules that take none of it are no reason to give up what was accepted.
+	m.writeConf(strings.ReplaceAll(keepAll, "example.org\"", "example.com\""))
+	m.hangUp()
+	m.wait(`configuration reloaded`)
+	ask(m, proto.Manage, proto.ManageRequest{Verb: "schedule"})
+	m.wait(`for <x@example\.org>: action "run" is not in the configuration any more, and by its rules: .*Invalid recipient.*; it waits`)
+	m.wait(`to=<x@example\.org> .*result=TempFail`)
 	m.writeConf(keepAll)
 	m.hangUp()
 	m.wait(`configuration reloaded`)

@@ -87,7 +87,8 @@ func (q *Queue) bring(ctx context.Context, id envelope.MsgID, t *transaction, bo
 const maxReroutes = 4
 
 // reroute sends an envelope whose action is gone through the present rules, as a
-// message of its own.
+// message of its own. Without a rule that takes it, it waits: it was accepted, and who
+// changed the configuration can put that right.
 func (q *Queue) reroute(ctx context.Context, e *envelope.Envelope) {
 	select {
 	case q.reroutes <- struct{}{}:
@@ -96,17 +97,13 @@ func (q *Queue) reroute(ctx context.Context, e *envelope.Envelope) {
 		return
 	}
 	err := q.rerouted(ctx, e)
-	refused := proto.SMTPError(err)
-	switch {
-	case err == nil:
-		q.p.Log.Infof("queue: envelope %s: action %q is gone, sent through the rules again", e.ID, e.Action)
-		q.forget(ctx, e.ID)
-	case refused != nil && refused.Permanent():
-		q.permFail(ctx, e, attemptReport{}, refused.Enhanced, refused.Text)
-	default:
+	if err != nil {
+		q.p.Log.Warnf("queue: envelope %s for <%s>: action %q is not in the configuration any more, and by its rules: %v; it waits", e.ID, e.Dest, e.Action, err)
 		q.tempFail(ctx, e, attemptReport{}, smtp.EnhancedCode{4, 3, 5}, fmt.Sprintf("Action %q is not in the configuration any more", e.Action), 0)
-		q.p.Log.Debugf("reroute %s: %v", e.ID, err)
+		return
 	}
+	q.p.Log.Infof("queue: envelope %s: action %q is gone, sent through the rules again", e.ID, e.Action)
+	q.forget(ctx, e.ID)
 }
 
 func (q *Queue) rerouted(ctx context.Context, e *envelope.Envelope) error {
