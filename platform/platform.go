@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -62,6 +63,12 @@ type Shielder interface {
 type Pacer interface {
 	// Paced calls start, and what start begins wakes from naps up to a millisecond late.
 	Paced(start func() error) error
+}
+
+// PortSharer is offered by hosts where a socket for all addresses and one for a single
+// address cannot listen on the same port, unless both have been told that they may.
+type PortSharer interface {
+	SharePort(syscall.RawConn) error
 }
 
 // Watched is offered by hosts whose service manager wants a sign of life.

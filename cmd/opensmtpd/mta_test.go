@@ -477,6 +477,47 @@ func TestReloadKeepsSessionAndBrokenConfigurationChangesNothing(t *testing.T) {
 		"RCPT TO:<three@example.org>", "^550", "RCPT TO:<three@example.com>", "^250")
 }
 
+// All addresses of a family and a single one may be listened on side by side, also while
+// a reload takes the place of one by the other. Those of IPv4 are none of IPv6.
+func TestListenOnAllAddressesBesideOne(t *testing.T) {
+	t.Parallel()
+	m := startMTA(t, keepAll)
+	_, port, _ := net.SplitHostPort(m.addr)
+	greets := func(host, name string) {
+		t.Helper()
+		c, err := net.Dial("tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			if name != "" {
+				t.Errorf("%s: %v, want the greeting of %s", host, err, name)
+			}
+			return
+		}
+		defer c.Close()
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if name == "" || err != nil || !strings.HasPrefix(line, "220 "+name+" ") {
+			t.Errorf("%s: greeting %q, %v, want that of %q", host, line, err, name)
+		}
+	}
+	reload := func(conf string) {
+		t.Helper()
+		m.writeConf(conf)
+		m.hangUp()
+		m.wait(`configuration reloaded`)
+	}
+	greets("127.0.0.1", "mx.example.org")
+	greets("127.0.0.2", "")
+	reload(keepAll + "listen on 0.0.0.0 port $port hostname all.example.org\n")
+	greets("127.0.0.1", "mx.example.org")
+	greets("127.0.0.2", "all.example.org")
+	greets("::1", "")
+	reload(strings.Replace(keepAll, "listen on $host port $port hostname mx.example.org", "listen on 0.0.0.0 port $port hostname all.example.org", 1))
+	greets("127.0.0.1", "all.example.org")
+	greets("127.0.0.2", "all.example.org")
+	reload(keepAll)
+	greets("127.0.0.1", "mx.example.org")
+	greets("127.0.0.2", "")
+}
+
 // hangUp sends SIGHUP.
 func (m *mta) hangUp() {
 	m.t.Helper()

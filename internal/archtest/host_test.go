@@ -134,7 +134,7 @@ func TestEverySystemHasTheWholeHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for system, extra := range map[string][]string{
-		"linux":   {"Activator", "Authenticator", "Delegator", "Pacer", "Shielder", "Watched"},
+		"linux":   {"Activator", "Authenticator", "Delegator", "Pacer", "PortSharer", "Shielder", "Watched"},
 		"openbsd": {"Authenticator", "Delegator"},
 		"freebsd": {"Authenticator", "Delegator"},
 		"netbsd":  {"Authenticator", "Delegator"},

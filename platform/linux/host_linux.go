@@ -49,6 +49,7 @@ var (
 	_ platform.Delegator     = (*Host)(nil)
 	_ platform.Shielder      = (*Host)(nil)
 	_ platform.Pacer         = (*Host)(nil)
+	_ platform.PortSharer    = (*Host)(nil)
 	_ platform.Watched       = (*Host)(nil)
 	_ platform.Activator     = (*Host)(nil)
 )
@@ -214,6 +215,16 @@ func (*Host) Paced(start func() error) error {
 		defer unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // the default again
 	}
 	return start()
+}
+
+// SharePort implements platform.PortSharer by SO_REUSEPORT, which the kernel heeds among
+// sockets of one user only.
+func (*Host) SharePort(c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); e != nil {
+		return e
+	}
+	return err
 }
 
 // undumpable keeps processes of the same uid from tracing this one.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // bindAll binds the network listeners and the control socket.
@@ -33,13 +35,14 @@ func (p *Parent) bindAll() error {
 // bind binds the addresses of c that are not bound yet. On an error none is.
 func (p *Parent) bind(c *Config) (map[string]*net.TCPListener, error) {
 	fresh := map[string]*net.TCPListener{}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // MPTCP sockets slip past Landlock's rules on ports
 	for _, l := range c.Listen {
 		if p.listeners[l.Address] != nil || fresh[l.Address] != nil {
 			continue
 		}
-		ln, err := lc.Listen(context.Background(), "tcp", l.Address)
+		ln, err := listenTCP(l.Address, nil)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			ln, err = p.bindBeside(l.Address, fresh)
+		}
 		if err != nil {
 			for _, f := range fresh {
 				f.Close()
@@ -49,9 +52,60 @@ func (p *Parent) bind(c *Config) (map[string]*net.TCPListener, error) {
 			}
 			return nil, err
 		}
-		fresh[l.Address] = ln.(*net.TCPListener)
+		fresh[l.Address] = ln
 	}
 	return fresh, nil
+}
+
+// listenTCP binds an address of one family: all addresses of IPv4 are none of IPv6.
+func listenTCP(address string, control func(network, address string, c syscall.RawConn) error) (*net.TCPListener, error) {
+	network := "tcp6"
+	if a, err := netip.ParseAddrPort(address); err == nil && a.Addr().Is4() {
+		network = "tcp4"
+	}
+	lc := net.ListenConfig{Control: control}
+	lc.SetMultipathTCP(false) // MPTCP sockets slip past Landlock's rules on ports
+	ln, err := lc.Listen(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	return ln.(*net.TCPListener), nil
+}
+
+// bindBeside binds an address that is in use when it is one of ours that uses it: all
+// addresses of a family beside a single one, whose connections stay its own. Before a
+// reload and after it the one may be there without the other.
+func (p *Parent) bindBeside(address string, fresh map[string]*net.TCPListener) (*net.TCPListener, error) {
+	host, ok := p.Host.(platform.PortSharer)
+	own := false
+	for _, listeners := range []map[string]*net.TCPListener{p.listeners, fresh} {
+		for a, ln := range listeners {
+			if !ok || !overlap(a, address) {
+				continue
+			}
+			raw, err := ln.SyscallConn()
+			if err != nil {
+				return nil, err
+			}
+			if err := host.SharePort(raw); err != nil {
+				return nil, err
+			}
+			own = true
+		}
+	}
+	if !own {
+		return nil, syscall.EADDRINUSE
+	}
+	return listenTCP(address, func(_, _ string, c syscall.RawConn) error { return host.SharePort(c) })
+}
+
+// overlap tells whether one of two addresses, host:port, is all addresses of the
+// other's family.
+func overlap(a, b string) bool {
+	x, err1 := netip.ParseAddrPort(a)
+	y, err2 := netip.ParseAddrPort(b)
+	return err1 == nil && err2 == nil && x.Port() == y.Port() && x.Addr().Is4() == y.Addr().Is4() &&
+		x.Addr().IsUnspecified() != y.Addr().IsUnspecified()
 }
 
 // listenerFiles returns the options of the listeners with a descriptor for each.
