@@ -125,7 +125,7 @@ func (s *server) list(ctx context.Context, words []string) ([]string, error) {
 }
 
 // do sends a command, in which %s stands for the key, to the first server that
-// answers.
+// answers. One that hangs leaves the others their share of the time.
 func (s *server) do(ctx context.Context, words []string, key string) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -140,7 +140,7 @@ func (s *server) do(ctx context.Context, words []string, key string) (any, error
 			errs = append(errs, err)
 			continue
 		}
-		reply, err := client.Do(ctx, args...).Result()
+		reply, err := s.ask(ctx, client, len(s.clients)-i, args)
 		var refused redis.Error // an answer of the server
 		switch {
 		case errors.Is(err, redis.Nil):
@@ -157,6 +157,14 @@ func (s *server) do(ctx context.Context, words []string, key string) (any, error
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// ask sends a command to one server, which has its share of the time that is left for n.
+func (s *server) ask(ctx context.Context, client *redis.Client, n int, args []any) (any, error) {
+	deadline, _ := ctx.Deadline() // do has set one
+	ctx, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
+	defer cancel()
+	return client.Do(ctx, args...).Result()
 }
 
 // rowsOf makes rows of a reply: an array is one row for the services with several
