@@ -179,23 +179,29 @@ type Rotation struct {
 	Expire  time.Duration
 	Refresh int
 
-	mu     sync.Mutex // guards what follows
-	list   []string
-	loaded time.Time
-	given  int
-	next   int
+	mu      sync.Mutex // guards what follows
+	list    []string
+	loaded  time.Time
+	given   int
+	next    int
+	loading *loading // nil: nobody loads
 }
 
-// Next returns the next entry, or table.ErrNotFound when there is none.
+// loading is a load that others wait for.
+type loading struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// Next returns the next entry, or table.ErrNotFound when there is none. Questions that
+// come while the list is being loaded have what comes of that, be it a failure.
 func (r *Rotation) Next(ctx context.Context) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.loaded.IsZero() || time.Since(r.loaded) >= r.Expire || r.given >= r.Refresh {
-		list, err := r.Load(ctx)
-		if err != nil {
+		if err := r.load(ctx); err != nil {
 			return "", err
 		}
-		r.list, r.loaded, r.given = list, time.Now(), 0
 	}
 	if len(r.list) == 0 {
 		return "", table.ErrNotFound
@@ -204,6 +210,34 @@ func (r *Rotation) Next(ctx context.Context) (string, error) {
 	r.next++
 	r.given++
 	return v, nil
+}
+
+// load loads the list, or waits for it. The lock is held, but not meanwhile.
+func (r *Rotation) load(ctx context.Context) error {
+	l := r.loading
+	first := l == nil
+	if first {
+		l = &loading{done: make(chan struct{})}
+		r.loading = l
+	}
+	r.mu.Unlock()
+	if !first {
+		defer r.mu.Lock()
+		select {
+		case <-l.done:
+			return l.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	list, err := r.Load(ctx)
+	r.mu.Lock()
+	if err == nil {
+		r.list, r.loaded, r.given = list, time.Now(), 0
+	}
+	l.err, r.loading = err, nil
+	close(l.done)
+	return err
 }
 
 // Guard keeps questions from waiting for a server that is known to be away: after

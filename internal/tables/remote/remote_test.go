@@ -3,10 +3,13 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/table"
@@ -96,6 +99,49 @@ func TestRotationLoadsAgain(t *testing.T) {
 			t.Errorf("%d: %q, %v, want %q", i, got, err, want)
 		}
 	}
+}
+
+// Questions that come while a list is being loaded wait for that, and not each for a
+// load of its own: a server that hangs holds them up once.
+func TestRotationLoadsOnceForAllWhoWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("down")
+		loads := 0
+		r := &Rotation{Expire: time.Hour, Refresh: 3, Load: func(context.Context) ([]string, error) {
+			time.Sleep(10 * time.Second)
+			if loads++; loads == 1 {
+				return nil, down
+			}
+			return []string{"a", "b"}, nil
+		}}
+		hasty, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		ask := func(n int) (got []string) {
+			answers := make(chan string, n+1)
+			next := func(ctx context.Context) {
+				v, err := r.Next(ctx)
+				answers <- fmt.Sprint(v, err)
+			}
+			for range n {
+				go next(t.Context())
+			}
+			synctest.Wait()
+			go next(hasty)
+			for range n + 1 {
+				got = append(got, <-answers)
+			}
+			slices.Sort(got)
+			return slices.Compact(got)
+		}
+		began := time.Now()
+		if got := ask(10); !slices.Equal(got, []string{"context deadline exceeded", "down"}) || loads != 1 || time.Since(began) != 10*time.Second {
+			t.Errorf("%q after %d loads and %v", got, loads, time.Since(began))
+		}
+		if got := ask(10); !slices.Equal(got, []string{"a<nil>", "b<nil>", "context deadline exceeded"}) || time.Since(began) != 20*time.Second {
+			t.Errorf("%q after %v", got, time.Since(began))
+		}
+	})
 }
 
 func TestGuardFailsAtOnceForAWhile(t *testing.T) {
