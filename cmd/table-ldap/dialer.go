@@ -109,7 +109,10 @@ func (d *dialer) dial(context.Context) (*ldap.Conn, error) {
 	}
 	conn.SetTimeout(d.timeout)
 	if d.startTLS {
-		if err := conn.StartTLS(d.tls); err != nil {
+		late := time.AfterFunc(d.timeout, func() { conn.Close() }) // the handshake has no bound of its own
+		err := conn.StartTLS(d.tls)
+		late.Stop()
+		if err != nil {
 			conn.Close()
 			return nil, err
 		}
