@@ -150,7 +150,11 @@ func ask(ctx context.Context, c *conn, text string) (string, error) {
 	if _, err := fmt.Fprintf(c, "%d:%s,", len(text), text); err != nil {
 		return "", err
 	}
-	return readNetstring(c.r)
+	reply, err := readNetstring(c.r)
+	if err == nil && c.r.Buffered() > 0 { // it would be taken for the next answer
+		return "", errors.New("the server answers more than it was asked")
+	}
+	return reply, err
 }
 
 // readNetstring reads a length in digits, a colon, so many bytes and a comma.

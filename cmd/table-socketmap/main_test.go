@@ -113,6 +113,18 @@ func TestServerThatIsAwayIsATemporaryFailure(t *testing.T) {
 	}
 }
 
+// An answer too many would be taken for that to the next question.
+func TestServerThatAnswersTwiceIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	path := serve(t, 1000, func(q string) string { return netstring("OK "+q) + netstring("OK mallory") })
+	s := newSocketmap("unix", path, "m", 1, 10*time.Second)
+	for _, key := range []string{"a", "b", "c"} {
+		if v, err := s.Lookup(t.Context(), table.Alias, key); v != "" && v != "m "+key || errors.Is(err, table.ErrNotFound) {
+			t.Errorf("%s: %q, %v", key, v, err)
+		}
+	}
+}
+
 // FuzzNetstring states that any text within the bound is read back from its netstring
 // and nothing behind it is touched; that what is read as a netstring prints back the same;
 // and that an answer is one of found, not found and an error.
