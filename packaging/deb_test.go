@@ -90,6 +90,41 @@ func TestPackageLeavesDisabledServiceDisabled(t *testing.T) {
 	}
 }
 
+// What Debian's own package is configured to do goes on, whether the administrator has
+// ever changed it or not.
+func TestPackageKeepsTheConfigurationOfItsPredecessor(t *testing.T) {
+	t.Parallel()
+	const theirs, ours, edited = "action relay\n", "# ours\n", "# the administrator's\n"
+	for _, tt := range []struct{ old, before, unpacked, want string }{
+		{"6.8.0p2-4", theirs, ours, theirs}, // never changed: dpkg takes ours
+		{"6.8.0p2-4", edited, edited, edited},
+		{"6.8.0p2-4", theirs, edited, edited}, // merged at dpkg's question
+		{"6.8.0p2-4", ours, ours, ours},
+		{"8.0.0-1", theirs, ours, ours},
+		{"", "", ours, ours},
+	} {
+		d := newDebian(t)
+		conf := filepath.Join(d.root, "etc/smtpd.conf")
+		write(t, filepath.Join(d.root, "usr/share/opensmtpd/smtpd.conf"), ours, 0o644)
+		how := []string{"install"}
+		if tt.old != "" {
+			how = []string{"upgrade", tt.old, "8.0.1-1"}
+		}
+		if tt.before != "" {
+			write(t, conf, tt.before, 0o644)
+		}
+		d.script("preinst", how...)
+		write(t, conf, tt.unpacked, 0o644)
+		d.script("postinst", "configure", tt.old)
+		if got := read(t, conf); got != tt.want {
+			t.Errorf("%+v: the configuration is %q", tt, got)
+		}
+		if left, _ := filepath.Glob(conf + ".*"); len(left) > 0 {
+			t.Errorf("%+v: %q is left", tt, left)
+		}
+	}
+}
+
 func TestPackageUndoesSetIDOfItsPredecessor(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
