@@ -105,7 +105,7 @@ func (s *session) beginChunk(ctx context.Context) (refusal func()) {
 	}
 	if s.filter != nil {
 		if v := s.filter.Decide(ctx, wire.PhaseData, ""); v.Refusal != nil {
-			return func() { s.refuseWith(v.Refusal) }
+			return func() { s.turnDown(v) }
 		} else if v.Junk {
 			s.tx.Junk = true
 		}

@@ -126,7 +126,7 @@ func verdict(p smtp.Path) error {
 func (b *fakeBackend) Mail(_ context.Context, t *Transaction) error {
 	b.note("mail %s", t.Sender)
 	b.id++
-	t.ID, t.Junk = 0xabcd0000+b.id, b.junk
+	t.ID, t.Junk = 0xabcd0000+b.id, t.Junk || b.junk
 	return verdict(t.Sender)
 }
 

@@ -137,10 +137,7 @@ func (s *session) decide(ctx context.Context, phase wire.Phase, param, argument 
 	}
 	switch v.Kind {
 	case wire.VerdictReject, wire.VerdictDisconnect:
-		s.refuseWith(v.Refusal)
-		if v.Kind == wire.VerdictDisconnect && s.end == "" {
-			s.end = reasonQuit
-		}
+		s.turnDown(v)
 		return "", false
 	case wire.VerdictRewrite:
 		if !smtp.ValidLine([]byte(v.Argument)) {
@@ -152,9 +149,23 @@ func (s *session) decide(ctx context.Context, phase wire.Phase, param, argument 
 	return argument, true
 }
 
-// junk marks the message, or when none has begun all messages of the session.
+// turnDown refuses the command as filters have decided.
+func (s *session) turnDown(v Verdict) {
+	s.refuseWith(v.Refusal)
+	if v.Kind == wire.VerdictDisconnect && s.end == "" {
+		s.end = reasonQuit
+	}
+}
+
+// junk marks the message, or all messages of the session when none has begun, or the
+// command ends it.
 func (s *session) junk(phase wire.Phase) {
 	switch {
+	case phase == wire.PhaseHelo, phase == wire.PhaseEhlo, phase == wire.PhaseRset:
+		s.junkAll = true
+		if s.tx != nil { // it goes on if the command is refused
+			s.tx.Junk = true
+		}
 	case phase == wire.PhaseCommit:
 		s.msg.junk = true
 	case s.tx != nil:

@@ -28,9 +28,9 @@ func (s *session) mail(ctx context.Context, arg string) {
 		s.refuseErr(err)
 		return
 	}
+	s.junkNext = false
 	rewritten, ok := s.decide(ctx, wire.PhaseMailFrom, t.Sender.String(), arg)
 	if !ok {
-		s.junkNext = false
 		return
 	}
 	if rewritten != arg {
@@ -39,7 +39,7 @@ func (s *session) mail(ctx context.Context, arg string) {
 			return
 		}
 	}
-	t.Junk, s.junkNext = s.junkAll || s.junkNext, false
+	t.Junk = s.junkAll || s.junkNext
 	if err := s.backend.Mail(ctx, t); err != nil {
 		s.refuseErr(err)
 		return

@@ -21,12 +21,15 @@ const spamField = "X-Spam: Yes\n"
 // filter has the text pass through the filters, if any wants to see it. The trace
 // header is the first that they get.
 func (m *message) filter(ctx context.Context) {
+	// From the call on the body is theirs, until Close or Abort.
+	m.edited, m.body = m.body, m.s.buffers.Get().(*[]byte)
+	*m.body = (*m.body)[:0]
 	m.through = m.s.filter.Text(func(p []byte) error { return m.store(ctx, p) })
 	if m.through == nil {
+		m.s.buffers.Put(m.body)
+		m.body, m.edited = m.edited, nil
 		return
 	}
-	m.edited = m.s.buffers.Get().(*[]byte)
-	*m.edited, *m.body = append((*m.edited)[:0], *m.body...), (*m.body)[:0]
 	m.pass(*m.edited)
 }
 
