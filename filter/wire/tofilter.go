@@ -200,8 +200,11 @@ func AppendDataRequest(dst []byte, t time.Time, d Direction, session, token uint
 
 // appendRaw appends a line of a message, of which only LF is replaced.
 func appendRaw[T text](dst []byte, line T) []byte {
-	start := len(dst)
-	dst = append(dst, line[:min(len(line), MaxText)]...)
+	start, most := len(dst), MaxText
+	if len(line) > 0 && line[0] == '.' {
+		most++ // a stuffed dot is no text
+	}
+	dst = append(dst, line[:min(len(line), most)]...)
 	for i := start; ; i++ {
 		j := bytes.IndexByte(dst[i:], '\n')
 		if j < 0 {

@@ -58,7 +58,7 @@ import (
 
 // Bounds of a line, in bytes.
 const (
-	// MaxText bounds one line of a message and any other last field.
+	// MaxText bounds one line of a message, without a stuffed dot, and any other last field.
 	MaxText = 64 << 10
 
 	// MaxLine bounds a line without its LF: MaxText and room for the fields before.

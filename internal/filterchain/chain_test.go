@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/opensmtpd/opensmtpd/filter/wire"
 	"github.com/opensmtpd/opensmtpd/internal/policy"
 	"github.com/opensmtpd/opensmtpd/internal/report"
+	"github.com/opensmtpd/opensmtpd/internal/smtp"
 )
 
 // program is a filter program of a test: it reads lines and writes answers until the
@@ -151,6 +153,7 @@ func TestTextComesOutAsItWentIn(t *testing.T) {
 		{"empty", ""},
 		{"dots", ".\n..\n...a\n\n.\n"},
 		{"fields and high bytes", "a|b|c\n\xff\xfe|\x01\x7f\n"},
+		{"longest line with a dot", "." + strings.Repeat("x", wire.MaxText-1) + "\n"},
 		{"longest line", strings.Repeat("x", wire.MaxText-1) + "\n" + strings.Repeat("|", wire.MaxText) + "\n"},
 		{"large", strings.Repeat(strings.Repeat("0123456789", 7)+"\n.\n", 1<<17)},
 	} {
@@ -273,5 +276,93 @@ func TestMessageThatIsGivenUpHasNoEnd(t *testing.T) {
 				t.Errorf("told %q, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// A program cannot know the token of what it has not been asked.
+func TestTokensCannotBeGuessed(t *testing.T) {
+	t.Parallel()
+	var tokens []uint64
+	s := chainOf(t, &Filter{Name: "f", Process: run(t, script(func(m *wire.ToFilter) string {
+		tokens = append(tokens, m.Token)
+		return result(m, "proceed")
+	}, wire.PhaseMailFrom))}).open(t)
+	for range 10 {
+		s.Decide(t.Context(), wire.PhaseMailFrom, "a@example.org")
+	}
+	for i := range tokens[1:] {
+		if step := tokens[i+1] - tokens[i]; step < 1<<20 || -step < 1<<20 {
+			t.Errorf("behind the token %016x comes %016x", tokens[i], tokens[i+1])
+		}
+	}
+}
+
+// send sends a message through a chain.
+func (s *Session) send(ctx context.Context, message string, out func([]byte) error) error {
+	text := s.Text(out)
+	if _, err := text.Write([]byte(message)); err != nil {
+		text.Abort()
+		return err
+	}
+	return text.Close(ctx)
+}
+
+func TestWhyAMessageCouldNotBeStoredIsTold(t *testing.T) {
+	t.Parallel()
+	full := &smtp.Error{Code: 452, Enhanced: smtp.EnhancedCode{4, 3, 1}, Text: "Queue is full"}
+	err := chainOf(t, &Filter{Name: "f", Process: run(t, noop(wire.PhaseDataLine))}).open(t).
+		send(t.Context(), "x\n", func([]byte) error { return fmt.Errorf("store: %w", full) })
+	if got, ok := errors.AsType[*smtp.Error](err); !ok || got != full {
+		t.Errorf("the error is %v, want %v", err, full)
+	}
+}
+
+// No line is cut on its way to the next filter.
+func TestLineThatTheNextFilterDoesNotTake(t *testing.T) {
+	t.Parallel()
+	long := script(func(m *wire.ToFilter) string {
+		if string(m.Text) == "." {
+			return fmt.Sprintf("filter-dataline|%016x|%016x|.\n", m.Session, m.Token)
+		}
+		return fmt.Sprintf("filter-dataline|%016x|%016x|%s\n", m.Session, m.Token, strings.Repeat("x", wire.MaxText+100))
+	}, wire.PhaseDataLine)
+	err := chainOf(t, &Filter{Name: "long", Process: run(t, long)}, &Filter{Name: "next", Process: run(t, noop(wire.PhaseDataLine))}).open(t).
+		send(t.Context(), "x\n", func([]byte) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "filter long: line of 65636 bytes") {
+		t.Errorf("the message ended with %v", err)
+	}
+}
+
+// What a client authenticates with is told to those only that are to see it.
+func TestRewrittenSecretIsHiddenFromOthers(t *testing.T) {
+	t.Parallel()
+	told := make(chan string, 10)
+	other := func(conn net.Conn) {
+		in := wire.NewReader(conn)
+		for {
+			line, err := in.Line()
+			if err != nil {
+				return
+			}
+			switch m, err := wire.ParseToFilter(line); {
+			case err != nil:
+				return
+			case m.Kind == wire.KindReady:
+				b := wire.AppendRegisterReport(nil, wire.In, wire.EventFilterResponse)
+				if _, err := conn.Write(wire.AppendRegisterReady(b)); err != nil {
+					return
+				}
+			case m.Event == wire.EventFilterResponse:
+				told <- string(m.Text)
+			}
+		}
+	}
+	s := chainOf(t, &Filter{Name: "knows", Secrets: true, Process: run(t, says("rewrite|PLAIN c2VjcmV0", wire.PhaseAuth))},
+		&Filter{Name: "other", Process: run(t, other)}).open(t)
+	if v := s.Decide(t.Context(), wire.PhaseAuth, "PLAIN eA=="); v.Argument != "PLAIN c2VjcmV0" {
+		t.Errorf("the argument is %q", v.Argument)
+	}
+	if got := <-told; got != "auth|rewrite|PLAIN ********" {
+		t.Errorf("the other filter is told %q", got)
 	}
 }

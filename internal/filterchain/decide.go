@@ -121,7 +121,7 @@ func (d *decision) missing(m *member) (end bool) {
 		return false
 	}
 	e := &smtp.Error{Code: 451, Enhanced: smtp.EnhancedCode{4, 3, 0}, Text: "Temporary failure, please try again",
-		Err: &errRefused{m.f.Name, errUnavailable.Error()}}
+		Err: &errRefused{m.f.Name, errUnavailable}}
 	switch d.phase {
 	case wire.PhaseMailFrom, wire.PhaseRcptTo, wire.PhaseData, wire.PhaseCommit:
 	case wire.PhaseAuth, wire.PhaseStartTLS:
@@ -140,7 +140,9 @@ func (d *decision) response() wire.FilterResponse {
 	case d.v.Refusal != nil:
 		r.Param = d.v.Refusal.Reply()
 	case d.v.Kind == wire.VerdictRewrite:
-		r.Param = d.v.Argument
+		if r.Param = d.v.Argument; d.phase == wire.PhaseAuth {
+			r.Param = masked(r.Param) // filters with auth-secrets know it, others must not
+		}
 	case d.v.Junk:
 		r.Response = wire.VerdictJunk.String()
 	}
@@ -194,7 +196,7 @@ func (m *member) ask(ctx context.Context, phase wire.Phase, param string) (answe
 
 // open begins a question and returns its token.
 func (l *life) open(m *member) uint64 {
-	token := l.token.Add(1)
+	token := l.newToken()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
@@ -236,7 +238,7 @@ func (d *decision) builtin(ctx context.Context, f *Filter) (end bool) {
 		}
 		// Whether it holds is not known: nobody is sent away for good.
 		d.v.Kind, d.v.Refusal = wire.VerdictReject, &smtp.Error{Code: 451, Enhanced: smtp.EnhancedCode{4, 3, 0},
-			Text: "Temporary failure, please try again", Err: &errRefused{f.Name, err.Error()}}
+			Text: "Temporary failure, please try again", Err: &errRefused{f.Name, err}}
 		return true
 	}
 	return holds && d.apply(f, "builtin", b.Action, b.Argument)

@@ -99,10 +99,16 @@ type Verdict struct {
 }
 
 // errRefused is the cause of a refusal by a filter.
-type errRefused struct{ filter, text string }
+type errRefused struct {
+	filter string
+	err    error
+}
 
 // Error names the filter.
-func (e *errRefused) Error() string { return "filter " + e.filter + ": " + e.text }
+func (e *errRefused) Error() string { return "filter " + e.filter + ": " + e.err.Error() }
+
+// Unwrap returns what happened.
+func (e *errRefused) Unwrap() error { return e.err }
 
 // errUnavailable is the cause when a filter that is needed does not answer.
 var errUnavailable = errors.New("filter process is not available")
@@ -111,7 +117,7 @@ var errUnavailable = errors.New("filter process is not available")
 // becomes a temporary one that ends the session.
 func refusal(filter, text string) *smtp.Error {
 	e := &smtp.Error{Code: 421, Enhanced: smtp.EnhancedCode{4, 3, 0}, Text: "Internal server error",
-		Err: &errRefused{filter, text}}
+		Err: &errRefused{filter, errors.New(text)}}
 	code, rest, ok := strings.Cut(text, " ")
 	if !ok || len(code) != 3 || code[0] != '4' && code[0] != '5' || !digits(code[1:]) {
 		return e

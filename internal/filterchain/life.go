@@ -46,9 +46,8 @@ type life struct {
 	// Registered, by direction, a bit for each; fixed once it is ready.
 	phases, events [3]uint32
 
-	heard atomic.Int64  // lines that came
-	first uint64        // the token before that of the first question
-	token atomic.Uint64 // of the last question
+	heard atomic.Int64 // lines that came
+	asked atomic.Int64 // questions, messages among them
 
 	heldMu sync.Mutex  // guards what follows
 	wrote  time.Time   // when something was sent last
@@ -82,8 +81,6 @@ func newLife(p *Process, conn net.Conn) *life {
 		sessions: map[uint64]*member{}, dead: make(chan struct{}),
 		dns: questions{asking: make(chan struct{}, maxAsking), open: map[uint64]context.CancelFunc{}},
 	}
-	l.first = rand.Uint64()
-	l.token.Store(l.first)
 	return l
 }
 
@@ -294,6 +291,17 @@ func (l *life) farewell() {
 // broken ends the life after a failed write.
 func (l *life) broken(err error) { l.end(fmt.Errorf("write: %w", err)) }
 
+// newToken returns the token of a question. No program can answer one that it has not
+// been asked.
+func (l *life) newToken() uint64 {
+	l.asked.Add(1)
+	for {
+		if token := rand.Uint64(); token != 0 {
+			return token
+		}
+	}
+}
+
 // join makes a session known. It returns false when the life has ended.
 func (l *life) join(id uint64, m *member) bool {
 	l.mu.Lock()
@@ -363,7 +371,7 @@ func (r *reading) session(id uint64) *member {
 func (r *reading) stray(d *wire.ToDaemon, line []byte) error {
 	err := nonsense("answer to no question", line)
 	if d.Kind == wire.KindResult {
-		if r.unknown++; uint64(r.unknown) > r.token.Load()-r.first+maxNonsense {
+		if r.unknown++; int64(r.unknown) > r.asked.Load()+maxNonsense {
 			return errBabble
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -156,7 +157,7 @@ func (s *Session) Text(out func([]byte) error) *Text {
 			continue // whether it may be left out, Decide has said
 		}
 		st := newStage(m)
-		st.token = m.life.token.Add(1)
+		st.token = m.life.newToken()
 		m.life.mu.Lock()
 		m.stage = st
 		m.life.mu.Unlock()
@@ -208,10 +209,9 @@ func (t *Text) run(i int) {
 	}
 }
 
-// blame names the filter behind an error.
-func (t *Text) blame(i int, err error) error {
-	return &errRefused{t.stages[i].m.f.Name, err.Error()}
-}
+// blame names the filter behind an error. What the error is, of out above all, can still
+// be told.
+func (t *Text) blame(i int, err error) error { return &errRefused{t.stages[i].m.f.Name, err} }
 
 // fail gives the message up everywhere.
 func (t *Text) fail(err error) {
@@ -240,8 +240,10 @@ func (t *Text) send(i int, lines, batch []byte) ([]byte, error) {
 	batch = batch[:0]
 	for len(lines) > 0 {
 		n := bytes.IndexByte(lines, '\n')
-		batch = append(append(batch, head...), lines[:min(n, wire.MaxText)]...)
-		batch = append(batch, '\n')
+		if n > wire.MaxText && (n > wire.MaxText+1 || lines[0] != '.') { // a stuffed dot is no text
+			return batch, fmt.Errorf("line of %d bytes, more than the next filter takes", n)
+		}
+		batch = append(append(batch, head...), lines[:n+1]...)
 		lines = lines[n+1:]
 		if len(batch) >= batchSize {
 			if err := st.m.life.send(batch); err != nil {
