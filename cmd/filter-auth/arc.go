@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -25,6 +26,7 @@ const (
 	maxLine = 1 << 20 // bytes of a line of a body
 	maxSets = 50      // instances of ARC (RFC 8617 section 4.2.1)
 	minRSA  = 1024    // bits of a key (RFC 8301 section 3.2)
+	maxRSA  = 8192    // bits of a key; the time for one grows by the square
 )
 
 // arcResult is the state of a message's chain of seals.
@@ -38,8 +40,8 @@ type arcResult struct {
 type arcSet struct{ results, signature, seal string }
 
 // checkARC validates the chain of a message (RFC 8617 section 5.2): every seal, and
-// the newest signature.
-func checkARC(fields []string, body io.Reader, txt func(string) ([]string, error)) arcResult {
+// the newest signature. A chain that is not done when the context ends fails.
+func checkARC(ctx context.Context, fields []string, body io.Reader, txt lookup) arcResult {
 	sets, err := arcSets(fields)
 	switch {
 	case err != nil:
@@ -61,11 +63,15 @@ func checkARC(fields []string, body io.Reader, txt func(string) ([]string, error
 		}
 	}
 	newest := sets[len(sets)-1]
-	if err := verifySignature(newest.signature, fields, body, txt); err != nil {
+	if err := verifySignature(newest.signature, newIndex(fields), reader{ctx, body}, txt); err != nil {
 		return arcResult{value: authres.ResultFail, reason: fmt.Errorf("signature %d: %w", len(sets), err)}
 	}
 	for i := len(sets); i > 0; i-- {
-		if err := verifySeal(sets[:i], txt); err != nil {
+		err := ctx.Err()
+		if err == nil {
+			err = verifySeal(sets[:i], txt)
+		}
+		if err != nil {
 			return arcResult{value: authres.ResultFail, reason: fmt.Errorf("seal %d: %w", i, err)}
 		}
 	}
@@ -130,7 +136,7 @@ func instance(name, value string) (int, error) {
 }
 
 // verifySeal checks the newest seal of sets, which covers all of them (section 5.1.1).
-func verifySeal(sets []arcSet, txt func(string) ([]string, error)) error {
+func verifySeal(sets []arcSet, txt lookup) error {
 	seal := sets[len(sets)-1].seal
 	tags, err := parseTags(fieldValue(seal))
 	if err != nil {
@@ -153,7 +159,7 @@ func verifySeal(sets []arcSet, txt func(string) ([]string, error)) error {
 
 // verifySignature checks an ARC-Message-Signature: the body's hash and the signed
 // fields (section 4.1.2; RFC 6376 sections 3.5 and 3.7).
-func verifySignature(field string, fields []string, body io.Reader, txt func(string) ([]string, error)) error {
+func verifySignature(field string, index fieldIndex, body io.Reader, txt lookup) error {
 	tags, err := parseTags(fieldValue(field))
 	if err != nil {
 		return err
@@ -169,6 +175,15 @@ func verifySignature(field string, fields []string, body io.Reader, txt func(str
 	if canon == nil || bodyCanon != "simple" && bodyCanon != "relaxed" {
 		return fmt.Errorf("canonicalization %q", tags["c"])
 	}
+	names := signedNames(tags["h"])
+	switch {
+	case len(names) > maxNames:
+		return errors.New("signature covers too many fields")
+	case !slices.Contains(names, "from"):
+		return errors.New("signature does not cover From")
+	case slices.Contains(names, "arc-seal"):
+		return errors.New("signs a seal")
+	}
 	want, err := base64.StdEncoding.DecodeString(squeeze(tags["bh"]))
 	if err != nil {
 		return errors.New("bh= is not in base64")
@@ -181,40 +196,15 @@ func verifySignature(field string, fields []string, body io.Reader, txt func(str
 		return errors.New("the body was changed")
 	}
 	var covered strings.Builder
-	used := map[string]int{}
-	names := strings.Split(strings.ToLower(squeeze(tags["h"])), ":")
-	if !slices.Contains(names, "from") {
-		return errors.New("signature does not cover From")
-	}
-	for _, name := range names {
-		if name == "arc-seal" {
-			return errors.New("signs a seal")
-		}
-		if f, ok := fromBottom(fields, name, used[name]); ok {
-			covered.WriteString(canon(f))
-		}
-		used[name]++
+	for _, f := range index.covered(names) {
+		covered.WriteString(canon(f))
 	}
 	covered.WriteString(strings.TrimSuffix(canon(withoutSignature(field)), "\r\n"))
 	return verify(tags, covered.String(), txt)
 }
 
-// fromBottom returns the field of that name that n others are below of.
-func fromBottom(fields []string, name string, n int) (string, bool) {
-	for i := len(fields) - 1; i >= 0; i-- {
-		if fieldName(fields[i]) != name {
-			continue
-		}
-		if n == 0 {
-			return fields[i], true
-		}
-		n--
-	}
-	return "", false
-}
-
 // verify checks the signature b= over text with the key that the tags name.
-func verify(tags map[string]string, text string, txt func(string) ([]string, error)) error {
+func verify(tags map[string]string, text string, txt lookup) error {
 	sig, err := base64.StdEncoding.DecodeString(squeeze(tags["b"]))
 	if err != nil || len(sig) == 0 {
 		return errors.New("b= is not in base64")
@@ -255,19 +245,27 @@ func verify(tags map[string]string, text string, txt func(string) ([]string, err
 }
 
 func rsaKey(der []byte) (*rsa.PublicKey, error) {
-	var k *rsa.PublicKey
-	if parsed, err := x509.ParsePKIXPublicKey(der); err == nil {
-		k, _ = parsed.(*rsa.PublicKey)
-	} else if parsed, err := x509.ParsePKCS1PublicKey(der); err == nil {
-		k = parsed
-	}
+	k := parseRSA(der)
 	if k == nil {
 		return nil, errors.New("key: not an RSA key")
 	}
-	if k.N.BitLen() < minRSA {
-		return nil, fmt.Errorf("key: only %d bits", k.N.BitLen())
+	if n := k.N.BitLen(); n < minRSA || n > maxRSA {
+		return nil, fmt.Errorf("key: of %d bits", n)
 	}
 	return k, nil
+}
+
+// parseRSA reads a key in either of the forms that are used (RFC 6376, erratum 3017).
+func parseRSA(der []byte) *rsa.PublicKey {
+	if parsed, err := x509.ParsePKIXPublicKey(der); err == nil {
+		k, _ := parsed.(*rsa.PublicKey)
+		return k
+	}
+	k, err := x509.ParsePKCS1PublicKey(der)
+	if err != nil {
+		return nil
+	}
+	return k
 }
 
 // parseTags reads a list of tag=value (RFC 6376 section 3.2).

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/emersion/go-msgauth/authres"
-	"github.com/emersion/go-msgauth/dkim"
 
 	"github.com/opensmtpd/opensmtpd/cmd/filter-auth/internal/spf"
 	"github.com/opensmtpd/opensmtpd/filter"
@@ -17,8 +17,6 @@ import (
 
 const (
 	defaultPatience = 20 * time.Second
-	// maxSignatures bounds the DKIM signatures of a message that are looked at.
-	maxSignatures = 10
 	// maxReason bounds what is said about a broken SPF record, in bytes.
 	maxReason = 200
 	// maxValue bounds a stranger's word in a field, in bytes: an address has no more
@@ -75,7 +73,7 @@ func (c *checker) addSealer(s string) error {
 // findings are the results for one message.
 type findings struct {
 	spf      spf.Answer
-	signed   []*dkim.Verification
+	signed   []signature
 	dkim     authres.ResultValue // the best of signed
 	arc      arcResult
 	dmarc    ruling // of the author that counts
@@ -107,30 +105,38 @@ func (c *checker) message(s *filter.Session, m *filter.Message) filter.Verdict {
 	return c.verdict(f)
 }
 
-// check runs all methods.
+// check runs all methods. None of those that ask servers of strangers can take all the
+// time, so that it is known what the author's domain wants.
 func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Message) findings {
 	var f findings
-	f.spf = spf.Check(ctx, s, spf.Query{
+	part, cancel := context.WithTimeout(ctx, c.patience/2)
+	defer cancel()
+	f.spf = spf.Check(part, s, spf.Query{
 		IP: s.Source.Addr(), Helo: s.Identity, Sender: sender(s), Receiver: s.Hostname, Explain: slices.Contains(c.rules, rule{"spf", "fail", "reject"}),
 	})
 	if f.spf.Err != nil {
 		s.Logf("SPF: %v", f.spf.Err)
 	}
-	txt := func(name string) ([]string, error) { return s.LookupTXT(ctx, name) }
-	signed, err := dkim.VerifyWithOptions(m.Reader(), &dkim.VerifyOptions{LookupTXT: txt, MaxVerifications: maxSignatures})
-	if err != nil && !errors.Is(err, dkim.ErrTooManySignatures) {
-		s.Logf("DKIM: %v", err)
+	within := func(ctx context.Context) lookup {
+		return func(name string) ([]string, error) { return s.LookupTXT(ctx, name) }
 	}
-	f.signed, f.dkim = signed, authres.ResultNone
-	for _, v := range signed {
-		f.dkim = better(f.dkim, dkimValue(v.Err))
-	}
+	f.dkim = authres.ResultNone
 	fields, body, err := header(m)
 	if err != nil {
+		s.Logf("header: %v", err)
 		f.arc = arcResult{value: authres.ResultFail, reason: err}
 	} else {
-		f.arc = checkARC(fields, body, txt)
+		part, cancel := context.WithTimeout(ctx, c.patience/4)
+		defer cancel()
+		f.signed = checkDKIM(ctx, fields, body, within(part))
+		part, cancel = context.WithTimeout(ctx, c.patience/8)
+		defer cancel()
+		f.arc = checkARC(part, fields, io.NewSectionReader(body, 0, body.Size()), within(part))
 	}
+	for _, v := range f.signed {
+		f.dkim = better(f.dkim, v.value)
+	}
+	txt := within(ctx)
 	f.checkDMARC(fields, txt)
 	if f.dmarc.value == authres.ResultFail && f.arc.value == authres.ResultPass {
 		for _, d := range c.sealers {
@@ -140,29 +146,6 @@ func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Messag
 		}
 	}
 	return f
-}
-
-func dkimValue(err error) authres.ResultValue {
-	switch {
-	case err == nil:
-		return authres.ResultPass
-	case dkim.IsTempFail(err):
-		return authres.ResultTempError
-	case dkim.IsPermFail(err):
-		return authres.ResultPermError
-	}
-	return authres.ResultFail
-}
-
-// better returns the result that says more for a message with several signatures.
-func better(a, b authres.ResultValue) authres.ResultValue {
-	order := []authres.ResultValue{authres.ResultPass, authres.ResultTempError, authres.ResultFail, authres.ResultPermError}
-	for _, v := range order {
-		if a == v || b == v {
-			return v
-		}
-	}
-	return authres.ResultNone
 }
 
 // report returns the value of the Authentication-Results field.
@@ -176,7 +159,7 @@ func (f *findings) report(id string, s *filter.Session) string {
 		results = append(results, &authres.DKIMResult{Value: authres.ResultNone})
 	}
 	for _, v := range f.signed {
-		results = append(results, &authres.DKIMResult{Value: dkimValue(v.Err), Domain: clean(v.Domain), Identifier: clean(v.Identifier)})
+		results = append(results, &authres.DKIMResult{Value: v.value, Domain: clean(v.domain), Identifier: clean(v.identifier)})
 	}
 	d := &authres.DMARCResult{Value: f.dmarc.value, From: clean(f.dmarc.domain)}
 	if f.dmarc.value == authres.ResultFail {

@@ -22,7 +22,7 @@ type ruling struct {
 
 // checkDMARC finds the ruling that counts: that of the one author or, of several, the
 // strictest (RFC 7489 section 6.6.1).
-func (f *findings) checkDMARC(fields []string, txt func(string) ([]string, error)) {
+func (f *findings) checkDMARC(fields []string, txt lookup) {
 	var from []string
 	for _, field := range fields {
 		if fieldName(field) == "from" {
@@ -55,7 +55,7 @@ func (r ruling) compare(o ruling) int {
 
 // rule looks for the policy of an author's domain, and whether SPF or a signature speaks
 // for that domain (RFC 7489 section 6.6).
-func (f *findings) rule(author string, txt func(string) ([]string, error)) ruling {
+func (f *findings) rule(author string, txt lookup) ruling {
 	r := ruling{domain: author, value: authres.ResultNone, policy: dmarc.PolicyNone, percent: 100}
 	o := &dmarc.LookupOptions{LookupTXT: txt}
 	record, err := dmarc.LookupWithOptions(author, o)
@@ -92,8 +92,8 @@ func (f *findings) rule(author string, txt func(string) ([]string, error)) rulin
 		see(authres.ResultValue(f.spf.Result))
 	}
 	for _, v := range f.signed {
-		if aligned(strings.ToLower(v.Domain), author, record.DKIMAlignment) {
-			see(dkimValue(v.Err))
+		if aligned(strings.ToLower(v.domain), author, record.DKIMAlignment) {
+			see(v.value)
 		}
 	}
 	return r

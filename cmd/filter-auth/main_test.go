@@ -94,7 +94,7 @@ func TestSignaturesOfAnotherImplementationAreValid(t *testing.T) {
 			for name, text := range map[string]string{"message": message, "no body": "From: a@example.org\r\n\r\n", "empty lines": "From: a@example.org\r\n\r\n\r\n\r\n"} {
 				check := func(text string) error {
 					fields, body := parts(text)
-					return verifySignature(fields[0], fields[1:], body, z.txt)
+					return verifySignature(fields[0], newIndex(fields[1:]), body, z.txt)
 				}
 				s := signed(t, "example.org", selector, canon, key, text)
 				if err := check(s); err != nil {
@@ -135,8 +135,7 @@ func seal(t testing.TB, domain string, i int, key *rsa.PrivateKey, cv, text stri
 	ams := fmt.Sprintf("ARC-Message-Signature: i=%d; a=rsa-sha256; c=relaxed/relaxed; d=%s; s=rsa; h=from:to:subject; bh=%s; b=", i, domain, base64.StdEncoding.EncodeToString(h.Sum(nil)))
 	covered := ""
 	for _, name := range []string{"from", "to", "subject"} {
-		f, _ := fromBottom(fields, name, 0)
-		covered += relaxedField(f)
+		covered += relaxedField(newIndex(fields).covered([]string{name})[0])
 	}
 	ams += sign(covered+strings.TrimSuffix(relaxedField(ams+"\r\n"), "\r\n")) + "\r\n"
 	as := fmt.Sprintf("ARC-Seal: i=%d; a=rsa-sha256; cv=%s; d=%s; s=rsa; b=", i, cv, domain)
@@ -169,7 +168,7 @@ func TestChainOfSeals(t *testing.T) {
 		"instance is no number": {strings.Replace(one, "ARC-Seal: i=1", "ARC-Seal: i=x", 1), "fail"},
 	} {
 		fields, body := parts(tt.text)
-		got := checkARC(fields, body, z.txt)
+		got := checkARC(t.Context(), fields, body, z.txt)
 		if string(got.value) != tt.want {
 			t.Errorf("%s: %s (%v), want %s", name, got.value, got.reason, tt.want)
 		}
@@ -333,7 +332,7 @@ func FuzzARC(f *testing.F) {
 	f.Add(message, "")
 	f.Fuzz(func(t *testing.T, text, other string) {
 		fields, body := parts(text)
-		got := checkARC(fields, body, func(string) ([]string, error) { return []string{other}, nil })
+		got := checkARC(t.Context(), fields, body, func(string) ([]string, error) { return []string{other}, nil })
 		if got.value == "pass" && other != z["rsa._domainkey.list.example"][0] {
 			t.Errorf("valid with the key %q:\n%s", other, text)
 		}
