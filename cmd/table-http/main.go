@@ -17,10 +17,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/tables/remote"
@@ -178,8 +180,14 @@ func (w *web) ask(ctx context.Context, q question) ([]string, error) {
 	case w.user != "":
 		req.SetBasicAuth(w.user, w.password)
 	}
+	var connected atomic.Bool // a server that is slow to answer is not away
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}))
 	res, err := w.client.Do(req)
-	w.guard.Tried(err)
+	if connected.Load() {
+		w.guard.Tried(nil)
+	} else {
+		w.guard.Tried(err)
+	}
 	if err != nil {
 		return nil, err
 	}

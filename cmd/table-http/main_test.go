@@ -80,6 +80,32 @@ func TestQuestions(t *testing.T) {
 	}
 }
 
+// A question that the server is slow to answer is no reason to take it for away.
+func TestSlowQuestionHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q question
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+			t.Error(err)
+		}
+		if q.Key == "slow" {
+			<-r.Context().Done()
+			return
+		}
+		_, _ = w.Write([]byte(`{"value": "alice"}`))
+	}))
+	t.Cleanup(server.Close)
+	tab := openTest(t, "url "+server.URL+"\nservices alias\ntimeout 500ms\n")
+	for range 3 {
+		if v, err := tab.Lookup(t.Context(), table.Alias, "slow"); err == nil || errors.Is(err, table.ErrNotFound) {
+			t.Errorf("slow: %q, %v", v, err)
+		}
+		if v, err := tab.Lookup(t.Context(), table.Alias, "root"); v != "alice" {
+			t.Errorf("root: %q, %v", v, err)
+		}
+	}
+}
+
 func TestCertificateIsChecked(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"value": "x"}`)) }))
