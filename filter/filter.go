@@ -88,8 +88,8 @@ type Filter struct {
 	DataEnd  func(s *Session, out *Lines)
 
 	// Message is called with a whole message, which it may change. What it returns is
-	// the answer at commit; when that is Proceed, Commit decides. It cannot be set
-	// together with DataLine or DataEnd.
+	// the answer at commit; when that is Proceed or Junk, Commit decides. While it is to be
+	// made later, the message waits. It cannot be set together with DataLine or DataEnd.
 	Message func(s *Session, m *Message) Verdict
 
 	// The functions that are told what happened. Session and Transaction hold it

@@ -58,6 +58,7 @@ func (s *Session) dataLine(m *wire.ToFilter) {
 		switch {
 		case s.f.Message != nil:
 			s.messageEnd(out)
+			return
 		case s.f.DataEnd != nil:
 			s.f.DataEnd(s, out)
 		}

@@ -274,8 +274,9 @@ func (f *Filter) messageMemory() int {
 // inMessage is the message that a session is receiving.
 type inMessage struct {
 	m       *Message
-	passing bool    // it cannot be kept: lines go on as they come
-	verdict Verdict // the answer at commit
+	waiting *Message // complete, for its verdict to be made
+	passing bool     // it cannot be kept: lines go on as they come
+	verdict Verdict  // the answer at commit
 }
 
 // add keeps a line. If that fails, what was kept goes on, and so do the lines to come;
@@ -286,9 +287,9 @@ func (in *inMessage) add(s *Session, line []byte, out *Lines) {
 		return
 	}
 	if in.m == nil {
+		in.drop() // what nobody waits for any more
 		opt := s.c.f
 		in.m = &Message{opt: opt, text: store{memory: opt.messageMemory(), most: opt.maxMessage(), dir: opt.TempDir}}
-		in.verdict = Verdict{}
 	}
 	err := in.m.text.write(line, "\r\n")
 	if err == nil {
@@ -316,8 +317,10 @@ func (in *inMessage) giveUp(s *Session, err error) {
 
 // drop forgets a message that will not be completed, and its verdict.
 func (in *inMessage) drop() {
-	if in.m != nil {
-		in.m.text.close()
+	for _, m := range []*Message{in.m, in.waiting} {
+		if m != nil {
+			m.text.close()
+		}
 	}
 	*in = inMessage{}
 }
@@ -327,15 +330,35 @@ func (s *Session) messageEnd(out *Lines) {
 	in := &s.message
 	if in.passing {
 		in.passing = false
+		out.end()
 		return
 	}
 	m := in.m
 	if m == nil { // without a line
+		in.drop()
 		m = &Message{opt: s.c.f}
 	}
 	in.m = nil
-	v := s.f.Message(s, m)
-	if v.later == nil && v.kind == wire.VerdictJunk {
+	s.settle(m, out, s.f.Message(s, m))
+}
+
+// settle sends the message on when the verdict on it is made.
+func (s *Session) settle(m *Message, out *Lines, v Verdict) {
+	in, token := &s.message, out.token
+	if v.later != nil {
+		in.waiting = m
+		v.later.to(func(v Verdict) {
+			s.c.resume(s, func() {
+				if in.waiting == m { // else it was given up
+					out.token = token
+					s.settle(m, out, v)
+				}
+			})
+		})
+		return
+	}
+	in.waiting = nil
+	if v.kind == wire.VerdictJunk {
 		m.Prepend("X-Spam", "Yes")
 		v = Proceed()
 	}
@@ -345,6 +368,7 @@ func (s *Session) messageEnd(out *Lines) {
 		in.passing = false
 	}
 	m.text.close()
+	out.end()
 }
 
 // store keeps bytes: the first in memory, more in a file.

@@ -197,3 +197,87 @@ func TestHeaderAndBodyAreApart(t *testing.T) {
 	}}, filtertest.OpenSMTPD())
 	d.Open("192.0.2.1:1", "x").Send(filtertest.Mail{From: "a@x", To: []string{"b@x"}, Text: long})
 }
+
+// A verdict of Message that is made later counts as one that is made at once.
+func TestMessageIsDecidedLater(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name          string
+		verdict       func() filter.Verdict
+		text, refused string
+		asked         bool // Commit
+	}{
+		{"proceed", filter.Proceed, "a\n", "commit: reject|550 5.7.1 asked", true},
+		{"junk", filter.Junk, "X-Spam: Yes\na\n", "commit: reject|550 5.7.1 asked", true},
+		{"reject", func() filter.Verdict { return filter.Reject(550, "5.7.1", "no") }, "a\n", "commit: reject|550 5.7.1 no", false},
+		{"later still", func() filter.Verdict {
+			v, decide := filter.Later()
+			go decide(filter.Junk())
+			return v
+		}, "X-Spam: Yes\na\n", "commit: reject|550 5.7.1 asked", true},
+	} {
+		for daemon, config := range map[string]filtertest.Config{"this daemon": filtertest.Current(), "OpenSMTPD": filtertest.OpenSMTPD()} {
+			for when, run := range map[string]func(func()){"at once": func(f func()) { f() }, "later": func(f func()) { go f() }} {
+				t.Run(tt.name+" "+when+" under "+daemon, func(t *testing.T) {
+					t.Parallel()
+					asked := false
+					s := filtertest.Start(t, &filter.Filter{
+						Message: func(*filter.Session, *filter.Message) filter.Verdict {
+							v, decide := filter.Later()
+							run(func() { decide(tt.verdict()) })
+							return v
+						},
+						Commit: func(*filter.Session) filter.Verdict {
+							asked = true
+							return filter.Reject(550, "5.7.1", "asked")
+						},
+					}, config).Open("192.0.2.1:2", "x")
+					for range 2 { // the next message, too
+						got := s.Send(filtertest.Mail{From: "a@x", To: []string{"b@y"}, Text: "a\n"})
+						if got.Text != tt.text || got.Refused != tt.refused || asked != tt.asked {
+							t.Errorf("text %q, %s, Commit was asked: %v", got.Text, got.Refused, asked)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// A message that is given up while it waits for its verdict goes nowhere, and says nothing
+// about the next.
+func TestMessageIsGivenUpBeforeItIsDecided(t *testing.T) {
+	t.Parallel()
+	decides := make(chan func(filter.Verdict), 1)
+	gone := make(chan struct{})
+	f := &filter.Filter{
+		Message: func(*filter.Session, *filter.Message) filter.Verdict {
+			v, decide := filter.Later()
+			decides <- decide
+			return v
+		},
+		OnTxRollback: func(*filter.Session) { close(gone) },
+	}
+	in, daemon := io.Pipe()
+	out := new(strings.Builder)
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(t.Context(), in, out) }()
+	write := func(lines string) {
+		if _, err := io.WriteString(daemon, lines); err != nil {
+			t.Error(err)
+		}
+	}
+	write("config|ready\nfilter|0.7|1.0|smtp-in|data-line|1|2|a\nfilter|0.7|1.0|smtp-in|data-line|1|2|.\n")
+	decide := <-decides
+	write("report|0.7|1.0|smtp-in|tx-rollback|1|00000001\n")
+	<-gone
+	decide(filter.Reject(550, "", "no"))
+	write("filter|0.7|1.0|smtp-in|commit|1|3|\n")
+	daemon.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := out.String(); strings.Contains(got, "dataline") || !strings.Contains(got, "|proceed\n") {
+		t.Errorf("the filter says\n%s", got)
+	}
+}

@@ -36,6 +36,9 @@ type conn struct {
 	last     *Session               // of the previous line
 	pending  *run                   // lines of last that are not handed over
 
+	endMu sync.Mutex
+	over  bool // guarded by endMu; no worker begins any more
+
 	roomMu sync.Mutex
 	room   sync.Cond // signalled when waitForRoom should look again; on roomMu
 
@@ -69,13 +72,29 @@ func (f *Filter) Serve(ctx context.Context, r io.Reader, w io.Writer) error {
 	select {
 	case err := <-done:
 		c.cancel(nil)
-		c.answers.fail()
-		c.working.Wait()
+		c.end()
 		return err
 	case <-ctx.Done():
-		c.answers.fail()
-		c.working.Wait()
+		c.end()
 		return ctx.Err()
+	}
+}
+
+// end waits for the workers.
+func (c *conn) end() {
+	c.answers.fail()
+	c.endMu.Lock()
+	c.over = true
+	c.endMu.Unlock()
+	c.working.Wait()
+}
+
+// resume has f called in the place of the next function for s.
+func (c *conn) resume(s *Session, f func()) {
+	c.endMu.Lock()
+	defer c.endMu.Unlock()
+	if !c.over {
+		s.enqueue(&run{then: f})
 	}
 }
 
@@ -310,6 +329,7 @@ func (c *conn) recycle(r *run) {
 		return
 	}
 	clear(r.lines)
+	r.then = nil
 	r.lines, r.text, r.size = r.lines[:0], r.text[:0], 0
 	c.runs.Put(r)
 }

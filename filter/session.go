@@ -123,6 +123,7 @@ type run struct {
 	lines []wire.ToFilter
 	text  []byte // what the lines point into, with those that append left behind
 	size  int    // bytes
+	then  func() // behind the lines; nil: nothing
 }
 
 // add keeps a copy of m.
@@ -179,6 +180,9 @@ func (s *Session) obey(r *run) {
 		if len(s.out) > maxRun {
 			s.flush()
 		}
+	}
+	if r.then != nil {
+		r.then()
 	}
 	s.flush()
 	if left := s.queued.Add(-int64(r.size)); left+int64(r.size) > maxQueued {
@@ -260,7 +264,7 @@ func (s *Session) decide(p wire.Phase, param string) Verdict {
 	return f.Wiz(s)
 }
 
-// commit answers what Message has decided, or asks Commit.
+// commit answers what Message has decided, or asks Commit when that is to let it pass.
 func (s *Session) commit() Verdict {
 	v := s.message.verdict
 	s.message.verdict = Verdict{}
