@@ -32,7 +32,7 @@ const (
 // arcResult is the state of a message's chain of seals.
 type arcResult struct {
 	value  authres.ResultValue // none, pass or fail
-	sealer string              // domain of the newest seal, when it passed
+	sets   []arcSet            // when it passed; the newest is the last
 	reason error
 }
 
@@ -75,11 +75,7 @@ func checkARC(ctx context.Context, fields []string, body io.Reader, txt lookup) 
 			return arcResult{value: authres.ResultFail, reason: fmt.Errorf("seal %d: %w", i, err)}
 		}
 	}
-	tags, err := parseTags(fieldValue(newest.seal))
-	if err != nil {
-		return arcResult{value: authres.ResultFail, reason: err}
-	}
-	return arcResult{value: authres.ResultPass, sealer: strings.ToLower(tags["d"])}
+	return arcResult{value: authres.ResultPass, sets: sets}
 }
 
 // arcSets collects the instances, each of which must be whole and there once.

@@ -76,8 +76,9 @@ type findings struct {
 	signed   []signature
 	dkim     authres.ResultValue // the best of signed
 	arc      arcResult
-	dmarc    ruling // of the author that counts
-	override string // the sealer whose word counts for more than DMARC
+	rulings  []ruling // of all authors
+	dmarc    ruling   // the one of these that counts
+	override string   // the sealer whose word counts for more than DMARC
 }
 
 // message checks a message of a stranger. Users of this server are let through: who
@@ -138,12 +139,8 @@ func (c *checker) check(ctx context.Context, s *filter.Session, m *filter.Messag
 	}
 	txt := within(ctx)
 	f.checkDMARC(fields, txt)
-	if f.dmarc.value == authres.ResultFail && f.arc.value == authres.ResultPass {
-		for _, d := range c.sealers {
-			if f.arc.sealer == d {
-				f.override = d
-			}
-		}
+	if f.dmarc.value == authres.ResultFail {
+		f.override = c.sealedBy(&f)
 	}
 	return f
 }

@@ -17,7 +17,9 @@ type ruling struct {
 	domain  string
 	value   authres.ResultValue
 	policy  dmarc.Policy
-	percent int // of messages that the policy is for
+	percent int                 // of messages that the policy is for
+	spf     dmarc.AlignmentMode // how SPF may differ from the domain
+	dkim    dmarc.AlignmentMode // how signatures may
 }
 
 // checkDMARC finds the ruling that counts: that of the one author or, of several, the
@@ -34,11 +36,10 @@ func (f *findings) checkDMARC(fields []string, txt lookup) {
 		f.dmarc = ruling{value: authres.ResultPermError, policy: dmarc.PolicyNone}
 		return
 	}
-	var rulings []ruling
 	for _, d := range domains {
-		rulings = append(rulings, f.rule(d, txt))
+		f.rulings = append(f.rulings, f.rule(d, txt))
 	}
-	f.dmarc = slices.MaxFunc(rulings, ruling.compare)
+	f.dmarc = slices.MaxFunc(f.rulings, ruling.compare)
 }
 
 // compare orders rulings, the strictest last. A stranger may add authors, so nothing
@@ -74,7 +75,7 @@ func (f *findings) rule(author string, txt lookup) ruling {
 		r.value = authres.ResultPermError
 		return r
 	}
-	r.policy = record.Policy
+	r.policy, r.spf, r.dkim = record.Policy, record.SPFAlignment, record.DKIMAlignment
 	if inherited && record.SubdomainPolicy != "" {
 		r.policy = record.SubdomainPolicy
 	}
@@ -88,11 +89,11 @@ func (f *findings) rule(author string, txt lookup) ruling {
 			r.value = v
 		}
 	}
-	if aligned(f.spf.Domain, author, record.SPFAlignment) {
+	if aligned(f.spf.Domain, author, r.spf) {
 		see(authres.ResultValue(f.spf.Result))
 	}
 	for _, v := range f.signed {
-		if aligned(strings.ToLower(v.domain), author, record.DKIMAlignment) {
+		if aligned(strings.ToLower(v.domain), author, r.dkim) {
 			see(v.value)
 		}
 	}
