@@ -276,7 +276,7 @@ func (p *program) speakSMTP(ctx context.Context) int {
 	}
 	defer conn.Close()
 	go func() { // ends with standard input or the session; main does not wait for it
-		_, err := io.Copy(conn, p.stdin)
+		_, err := io.Copy(&lineEnds{w: conn}, p.stdin)
 		if half, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
 			_ = half.CloseWrite() // the session ends by itself then
 		}
@@ -285,6 +285,47 @@ func (p *program) speakSMTP(ctx context.Context) int {
 		return p.failed(err, exitUnavailable)
 	}
 	return 0
+}
+
+// lineEnds lets programs speak SMTP with the line ends of the system: when the first line
+// ends in LF, all do, and CRLF is sent in its place. What begins with CRLF is passed on
+// as it is, for chunks of binary text.
+type lineEnds struct {
+	w     io.Writer
+	known bool // the end of the first line was seen
+	bare  bool // it was LF
+	last  byte
+}
+
+// Write implements io.Writer.
+func (e *lineEnds) Write(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	last := e.last
+	e.last = b[len(b)-1]
+	if i := bytes.IndexByte(b, '\n'); !e.known && i >= 0 {
+		before := last
+		if i > 0 {
+			before = b[i-1]
+		}
+		e.known, e.bare = true, before != '\r'
+	}
+	if !e.bare {
+		return e.w.Write(b)
+	}
+	out := make([]byte, 0, len(b)+len(b)/8)
+	for _, c := range b {
+		if c == '\n' && last != '\r' {
+			out = append(out, '\r')
+		}
+		out = append(out, c)
+		last = c
+	}
+	if _, err := e.w.Write(out); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // runQueue has all mail tried now. Programs use it as "sendmail -q".

@@ -194,6 +194,38 @@ func TestSendmailSpeaksSMTP(t *testing.T) {
 	}
 }
 
+func TestSendmailSpeaksSMTPWithTheLineEndsOfTheSystem(t *testing.T) {
+	t.Parallel()
+	const text = "EHLO x\nDATA\nSubject: x\n\nhello\r\n.\nQUIT\n"
+	for _, tt := range []struct{ written, want string }{
+		{text, "EHLO x\r\nDATA\r\nSubject: x\r\n\r\nhello\r\n.\r\nQUIT\r\n"},
+		{"EHLO x\r\nBDAT 2\r\n\n\n", "EHLO x\r\nBDAT 2\r\n\n\n"},
+		{"\n", "\r\n"},
+		{"\r\n\n", "\r\n\n"},
+		{"QUIT", "QUIT"},
+	} {
+		for size := 1; size <= len(tt.written); size++ {
+			var got strings.Builder
+			e := lineEnds{w: &got}
+			for b := []byte(tt.written); len(b) > 0; b = b[min(size, len(b)):] {
+				if n, err := e.Write(b[:min(size, len(b))]); n != min(size, len(b)) || err != nil {
+					t.Fatalf("Write: %d, %v", n, err)
+				}
+			}
+			if got.String() != tt.want {
+				t.Errorf("%q by %d: %q, want %q", tt.written, size, got.String(), tt.want)
+			}
+		}
+	}
+	dir := shortDir(t)
+	texts := make(chan string, 1)
+	sessions(newDaemon(t, dir), texts)
+	res := run(t, dir, text, "sendmail", "-bs")
+	if got := <-texts; res.status != 0 || got != "Subject: x\r\n\r\nhello\r\n.\r\n" {
+		t.Errorf("the daemon got %q; %+v", got, res)
+	}
+}
+
 func TestFullName(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ gecos, want string }{
