@@ -402,3 +402,21 @@ func TestReleaseConfigurationIsYAML(t *testing.T) {
 		}
 	}
 }
+
+// A document in the package that sends its reader to another has that one beside it.
+func TestPackagedDocumentsNameOnlyEachOther(t *testing.T) {
+	t.Parallel()
+	list := read(t, "nfpm.yaml")
+	packaged := regexp.MustCompile(`src: doc/(\S+\.md),`).FindAllStringSubmatch(list, -1)
+	if len(packaged) == 0 {
+		t.Fatal("nfpm.yaml has no documents")
+	}
+	for _, doc := range packaged {
+		text := read(t, filepath.Join("..", "docs", doc[1]))
+		for _, named := range regexp.MustCompile(`[\w.-]+\.md\b`).FindAllString(text, -1) {
+			if !strings.Contains(list, "src: doc/"+named+",") {
+				t.Errorf("%s names %s, which is not packaged", doc[1], named)
+			}
+		}
+	}
+}
