@@ -560,3 +560,26 @@ func TestReloadChangesLimitsOfSessions(t *testing.T) {
 	m.wait(`configuration reloaded`)
 	m.dialogue("^220", "QUIT", "^221")
 }
+
+// A client that goes away within the text has not sent a message.
+func TestFilterIsNotGivenAPartOfAMessageForTheWhole(t *testing.T) {
+	t.Parallel()
+	m := newMTA(t, "")
+	record := m.file("record", "")
+	m.writeConf(filtered(`filter "f" proc-exec `+filterCommand(t, "data-line", "events", "record="+record), `"f"`))
+	m.start()
+	c := m.dialogue(append(begin(), "DATA", "^354")...)
+	if err := c.PrintfLine("Subject: x\r\n\r\nhalf"); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	m.wait(`smtp disconnected reason=disconnect`)
+	m.stop() // then it has been told all
+	b, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if told := string(b); !strings.Contains(told, "|half\n") || strings.Contains(told, "|.\n") || !strings.Contains(told, "|tx-rollback|") {
+		t.Errorf("the filter was told\n%s", told)
+	}
+}
