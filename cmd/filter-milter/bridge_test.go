@@ -25,6 +25,7 @@ type script struct {
 	atConnect, atMail, atRcpt, atBody milter.Response
 	change                            func(m *milter.Modifier) error
 	told                              chan<- string
+	aborted                           chan struct{} // closed when a message is given up; nil: nobody asks
 	body                              bytes.Buffer
 }
 
@@ -63,6 +64,14 @@ func (x *script) RcptTo(to string, _ *milter.Modifier) (milter.Response, error) 
 func (x *script) Header(name, value string, _ *milter.Modifier) (milter.Response, error) {
 	x.note("header", name, value)
 	return milter.RespContinue, nil
+}
+
+func (x *script) Abort(*milter.Modifier) error {
+	if x.aborted != nil {
+		close(x.aborted)
+		x.aborted = nil
+	}
+	return nil
 }
 
 func (x *script) Headers(textproto.MIMEHeader, *milter.Modifier) (milter.Response, error) {
@@ -334,5 +343,34 @@ func TestSocketsAreRead(t *testing.T) {
 		if got := strings.TrimSpace(network + " " + address); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
+	}
+}
+
+// A message that breaks off is given up with the milter, which sees no end of it.
+func TestMilterIsNotGivenAPartOfAMessageForTheWhole(t *testing.T) {
+	t.Parallel()
+	aborted := make(chan struct{})
+	b, told := serve(t, func() *script { return &script{aborted: aborted} })
+	in, daemon := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- b.filter().Serve(t.Context(), in, io.Discard) }()
+	lines := "config|ready\n"
+	for _, what := range []string{"connect|1|2|x|192.0.2.1", "ehlo|1|3|x", "mail-from|1|4|a@example.org", "rcpt-to|1|5|b@example.net", "data-line|1|6|half"} {
+		lines += "filter|0.7|1.0|smtp-in|" + what + "\n"
+	}
+	for _, what := range []string{"tx-rollback|1|00000001", "tx-reset|1|00000001"} {
+		lines += "report|0.7|1.0|smtp-in|" + what + "\n"
+	}
+	if _, err := io.WriteString(daemon, lines); err != nil {
+		t.Fatal(err)
+	}
+	<-aborted
+	daemon.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	got := strings.Join(drain(told), "|")
+	if !strings.Contains(got, "|rcpt b@example.net") || strings.Contains(got, "|body") || strings.Contains(got, "|header") {
+		t.Errorf("told %q", got)
 	}
 }
