@@ -120,6 +120,7 @@ func TestTLSAndAuthentication(t *testing.T) {
 		"MAIL FROM:<a@example.net>", "^250", "RCPT TO:<x@example.com>", "^550", "RCPT TO:<x@example.org>", "^250",
 		"DATA", "^354", "Subject: x\r\n\r\nx\r\n.", "^250", "QUIT", "^221")
 	m.wait(`smtp authentication user=alice result=permfail`)
+	m.wait(`failed-command command="AUTH PLAIN \(\.\.\.\)" result="535 5\.7\.8 Authentication failed" cause="[^5]`)
 	m.wait(`smtp authentication user=alice result=ok`)
 	m.wait(`mda delivery .*result=Ok`)
 	if mails := m.mails(); len(mails) != 1 || !strings.Contains(mails[0], "auth=yes user=alice") && !strings.Contains(mails[0], "alice") {

@@ -10,6 +10,7 @@ package proto
 import (
 	"bytes"
 	"errors"
+	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/smtp"
@@ -103,7 +104,8 @@ func SMTPError(err error) *smtp.Error {
 		if perr != nil {
 			return nil
 		}
-		e.Err = &Cause{text: remote.Text, rule: string(rule)}
+		// The text begins with the reply, which e has.
+		e.Err = &Cause{text: strings.TrimPrefix(remote.Text, e.Reply()+": "), rule: string(rule)}
 		return e
 	}
 	if e, ok := errors.AsType[*smtp.Error](err); ok {

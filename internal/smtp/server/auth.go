@@ -145,6 +145,9 @@ func (s *session) authenticate(ctx context.Context, identity, user, password str
 		s.Authenticated, s.Username, s.authFailures = true, user, 0
 		s.say(235, smtp.EnhancedCode{2, 0, 0}, "Authentication succeeded")
 	case errors.As(err, &refusal) && refusal.Permanent():
+		if refusal.Err != nil {
+			err = refusal.Err // the reply is said already
+		}
 		s.authFailed(ctx, user, err)
 	default:
 		s.authenticated(user, "tempfail")
