@@ -35,6 +35,8 @@ func TestCommandLine(t *testing.T) {
 		{"help", []string{"-h"}, 1, `(?s)^version: OpenSMTPD .*usage: smtpd`},
 		{"unknown flag", []string{"-z"}, 1, `(?s)unknown option -- z.*usage: smtpd`},
 		{"unknown system", []string{"-n", "-P", "all"}, 1, `-P all: want mda, mta or smtp`},
+		{"subsystems", []string{"-n", "-T", "smtp,rules", "-T", "all", "-D", "more=\"a.example\""}, 0, `^configuration OK\n$`},
+		{"unknown subsystem", []string{"-n", "-T", "smtp,bogus"}, 1, `-T bogus: want bounce, expand, lookup, mda, queue, scheduler, smtp, all\n$`},
 		{"unknown option", []string{"-o", "colour"}, 1, `-o colour: want json`},
 		{"relative place", []string{"-o", "spool=x"}, 1, `want an absolute path`},
 	} {

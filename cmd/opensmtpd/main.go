@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/getopt"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
 	"github.com/opensmtpd/opensmtpd/platform"
 )
 
@@ -99,7 +100,13 @@ func parseFlags(args []string) (*flags, error) {
 			}
 			f.pause = append(f.pause, o.Arg)
 		case 'T':
-			f.trace = append(f.trace, strings.Split(o.Arg, ",")...)
+			for name := range strings.SplitSeq(o.Arg, ",") {
+				subsystem := proto.Subsystem(name)
+				if subsystem == "" {
+					return nil, fmt.Errorf("smtpd: -T %s: want %s", name, strings.Join(proto.Subsystems, ", "))
+				}
+				f.trace = append(f.trace, subsystem)
+			}
 		case 'x':
 			f.role = o.Arg
 		}

@@ -67,10 +67,11 @@ func logLevel(verbose bool) func(context.Context, *program, []string) error {
 // trace makes a command that switches the trace of a subsystem.
 func trace(on bool) func(context.Context, *program, []string) error {
 	return func(ctx context.Context, p *program, args []string) error {
+		name := proto.Subsystem(args[0])
 		return setVerbose(ctx, p, func(v *proto.VerboseRequest) {
-			v.Trace = slices.DeleteFunc(v.Trace, func(s string) bool { return s == args[0] || args[0] == "all" })
+			v.Trace = slices.DeleteFunc(v.Trace, func(s string) bool { return s == name || name == "all" })
 			if on {
-				v.Trace = append(v.Trace, args[0])
+				v.Trace = append(v.Trace, name)
 			}
 		})
 	}

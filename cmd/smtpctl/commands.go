@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opensmtpd/opensmtpd/internal/envelope"
+	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
 
 // command is one form of the command line. Words in lower case may be shortened;
@@ -23,7 +24,7 @@ var kinds = map[string]func(string) bool{
 	"EVPID":   isEnvelopeID,
 	"MSGID":   isMessageID,
 	"TARGET":  func(s string) bool { return isEnvelopeID(s) || isMessageID(s) },
-	"TRACE":   func(s string) bool { return slices.Contains(traces, s) },
+	"TRACE":   func(s string) bool { return proto.Subsystem(s) != "" },
 	"FILE":    func(string) bool { return true },
 	"STRING":  func(string) bool { return true },
 	"ADDRESS": func(string) bool { return true },
@@ -33,10 +34,7 @@ var kinds = map[string]func(string) bool{
 }
 
 // placeholders are how kinds are shown.
-var placeholders = map[string]string{"EVPID": "<evpid>", "MSGID": "<msgid>", "TARGET": "<evpid|msgid>", "TRACE": "<subsystem>"}
-
-// traces are the subsystems of trace.
-var traces = []string{"imsg", "io", "smtp", "filters", "mta", "bounce", "scheduler", "lookup", "stat", "rules", "mproc", "expand", "tables", "queue", "all"}
+var placeholders = map[string]string{"EVPID": "<evpid>", "MSGID": "<msgid>", "TARGET": "<evpid|msgid>"}
 
 // commands lists every form.
 func commands() []command {
@@ -61,11 +59,11 @@ func commands() []command {
 		{"remove all", "", manage("remove", "removed")},
 		{"resume envelope TARGET", "undo pause", manage("resume", "resumed")},
 		{"resume envelope all", "", manage("resume", "resumed")},
-		{"resume mda", "", hold("mda", false)},
-		{"resume mta", "", hold("mta", false)},
-		{"resume mta from ADDRESS for DOMAIN", "", pauseRoute("resume")},
+		{"resume mda", "start local deliveries again", hold("mda", false)},
+		{"resume mta", "start relaying again", hold("mta", false)},
+		{"resume mta from ADDRESS for DOMAIN", "undo pause mta from", pauseRoute("resume")},
 		{"resume route NUMBER", "use a disabled route again", resumeRoute},
-		{"resume smtp", "", holdSMTP(false)},
+		{"resume smtp", "accept connections again", holdSMTP(false)},
 		{"schedule TARGET", "try to deliver now", manage("schedule", "scheduled")},
 		{"schedule all", "", manage("schedule", "scheduled")},
 		{"show envelope EVPID", "print an envelope", showEnvelope},
@@ -84,7 +82,7 @@ func commands() []command {
 		{"spf walk", "print who may send mail of the domains read", spfWalk},
 		{"stop", "end the service", stop},
 		{"trace TRACE", "log the detail of a subsystem", trace(true)},
-		{"untrace TRACE", "", trace(false)},
+		{"untrace TRACE", "no longer log the detail of a subsystem", trace(false)},
 		{"update table NAME", "read a table again", updateTable},
 	}
 }
@@ -151,19 +149,23 @@ func narrow(candidates []command, i int, word string) (rest []command, value boo
 func possibilities(candidates []command, i int) (out []string) {
 	for _, c := range candidates {
 		f := strings.Fields(c.form)
-		word := "<end of line>"
+		words := []string{"<end of line>"}
 		if i < len(f) {
-			word = f[i]
+			words[0] = f[i]
 		}
-		if kinds[word] != nil {
-			shown, ok := placeholders[word]
+		if words[0] == "TRACE" {
+			words = proto.Subsystems
+		} else if kinds[words[0]] != nil {
+			shown, ok := placeholders[words[0]]
 			if !ok {
-				shown = "<" + strings.ToLower(word) + ">"
+				shown = "<" + strings.ToLower(words[0]) + ">"
 			}
-			word = shown
+			words[0] = shown
 		}
-		if !slices.Contains(out, word) {
-			out = append(out, word)
+		for _, word := range words {
+			if !slices.Contains(out, word) {
+				out = append(out, word)
+			}
 		}
 	}
 	return out

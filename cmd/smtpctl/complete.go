@@ -79,7 +79,7 @@ func (p *program) following(ctx context.Context, words []string) (list []candida
 		case "FILE":
 			file = true
 		case "TRACE":
-			for _, t := range traces {
+			for _, t := range proto.Subsystems {
 				add(t, c.help)
 			}
 		case "EVPID", "MSGID", "TARGET":

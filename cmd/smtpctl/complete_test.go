@@ -42,7 +42,7 @@ func TestCompleteTellsWhatCouldStand(t *testing.T) {
 		{"pause mta from ", "", 0},
 		{"pause mta from * ", "for", 0},
 		{"-v show rel", "relays", 0},
-		{"trace s", "smtp scheduler stat", 0},
+		{"trace s", "scheduler smtp", 0},
 		{"-", "-4 -6 -j -s -v", 0},
 		{"-s ", "", exitFile},
 		{"config convert ", "", exitFile},

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/opensmtpd/opensmtpd/internal/proto"
 )
 
 func TestManualPageNamesEveryCommand(t *testing.T) {
@@ -23,7 +25,7 @@ func TestManualPageNamesEveryCommand(t *testing.T) {
 			}
 		}
 	}
-	for _, word := range traces {
+	for _, word := range proto.Subsystems {
 		if !words[word] {
 			t.Errorf("smtpctl(8) does not have subsystem %q", word)
 		}
@@ -35,5 +37,10 @@ func TestHelpShowsCommands(t *testing.T) {
 	got := run(t, t.TempDir(), "", "smtpctl", "help")
 	if got.status != 0 || !strings.Contains(got.stdout, "  show queue               list the queue\n") || !strings.HasPrefix(got.stdout, usageText) {
 		t.Errorf("got %+v", got)
+	}
+	for _, want := range []string{"resume mda", "resume mta", "resume mta from", "resume smtp", "untrace"} {
+		if !strings.Contains(got.stdout, "\n  "+want+" ") {
+			t.Errorf("help does not have %q", want)
+		}
 	}
 }

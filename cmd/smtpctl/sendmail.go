@@ -32,7 +32,7 @@ const (
 	exitNoPerm      = 77
 )
 
-const sendmailUsage = "usage: sendmail [-itv] [-F name] [-f from] [-N notify] [-R ret] [-V envid] [to ...]\n" +
+const sendmailUsage = "usage: sendmail [-iStv] [-F name] [-f from] [-N notify] [-R ret] [-V envid] [to ...]\n" +
 	"       sendmail -bi | -bp | -bs | -q\n"
 
 // sendmail submits a message from standard input.

@@ -155,7 +155,7 @@ func TestCommandsMakeTheirCalls(t *testing.T) {
 		{"stop", "parent.stop{}", "command succeeded\n"},
 		{"log verbose", "parent.status{}|parent.set-verbose{Debug:true Trace:[smtp]}", "command succeeded\n"},
 		{"log brief", "parent.status{}|parent.set-verbose{Debug:false Trace:[]}", "command succeeded\n"},
-		{"trace rules", "parent.status{}|parent.set-verbose{Debug:false Trace:[smtp rules]}", "command succeeded\n"},
+		{"trace rules", "parent.status{}|parent.set-verbose{Debug:false Trace:[smtp expand]}", "command succeeded\n"},
 		{"untrace smtp", "parent.status{}|parent.set-verbose{Debug:false Trace:[]}", "command succeeded\n"},
 		{"show envelope 0123456789abcdef", "queue.show{ID:0123456789abcdef Body:false}", "version: 4\n"},
 		{"pause mta from 192.0.2.1 for D.test", "dispatcher.relay-admin{Verb:pause Source:192.0.2.1 Domain:D.test Route:0}", "command succeeded\n"},
@@ -224,7 +224,7 @@ func TestWhatCannotBeUnderstoodIsAnsweredWithPossibilities(t *testing.T) {
 		{"remove 00000000", "\t<evpid|msgid>\n"},
 		{"remove deadbeef00000000", "\t<evpid|msgid>\n"},
 		{"show status now", "possibilities are:\n\t<end of line>\n"},
-		{"trace nothing", "possibilities are:\n\t<subsystem>\n"},
+		{"trace mta", "possibilities are:\n\tbounce\n\texpand\n\tlookup\n\tmda\n\tqueue\n\tscheduler\n\tsmtp\n\tall\n"},
 		{"", "\tuntrace\n"},
 	} {
 		got := run(t, t.TempDir(), "", "smtpctl", strings.Fields(tt.args)...)

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/opensmtpd/opensmtpd/internal/imsg"
 	"github.com/opensmtpd/opensmtpd/internal/proc"
@@ -54,6 +55,9 @@ func (r *relaying) change(_ context.Context, req proto.RelayAdminRequest) (proto
 		log.Infof("mta resumed from %s", &b)
 	case "resume-route":
 		if !r.engine.EnableRoute(req.Route) {
+			if !slices.ContainsFunc(r.engine.Routes(), func(l relay.RouteInfo) bool { return l.ID == req.Route }) {
+				return proto.Empty{}, fmt.Errorf("there is no route %d", req.Route)
+			}
 			return proto.Empty{}, fmt.Errorf("route %d is not disabled", req.Route)
 		}
 	default:

@@ -140,7 +140,7 @@ func (p *Parent) supervise(ctx context.Context, role proto.Role) {
 			delay = 0
 		}
 		for {
-			p.Log.Critf("process %s lost (%s); starting it again in %v", role, why, delay)
+			p.Log.Critf("warn: process %s lost (%s); starting it again in %v", role, why, delay)
 			select {
 			case <-ctx.Done():
 				return
