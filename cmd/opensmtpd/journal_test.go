@@ -25,6 +25,18 @@ func listenJournal(t testing.TB, path string) *net.UnixConn {
 	return conn
 }
 
+// newJournal returns a journal and what stands in for systemd's.
+func newJournal(t testing.TB) (*journal, *net.UnixConn) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "socket")
+	conn := listenJournal(t, path)
+	j, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j, conn
+}
+
 // entries reads up to n entries, one after another.
 func entries(t testing.TB, conn *net.UnixConn, n int) []string {
 	t.Helper()
@@ -45,12 +57,7 @@ func entries(t testing.TB, conn *net.UnixConn, n int) []string {
 
 func TestJournalHasFieldsOfALine(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "socket")
-	conn := listenJournal(t, path)
-	j, err := openJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	j, conn := newJournal(t)
 	o := &output{stderr: io.Discard, journal: j}
 	const common = "SYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER=smtpd\n"
 	for _, tt := range []struct {
@@ -79,12 +86,7 @@ func TestJournalHasFieldsOfALine(t *testing.T) {
 // tells how many are missing.
 func TestJournalThatHangsLosesLinesOnly(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "socket")
-	conn := listenJournal(t, path)
-	j, err := openJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	j, conn := newJournal(t)
 	j.patience, j.pause = time.Millisecond, time.Hour
 	sent := 0
 	for ; j.lost == 0; sent++ {
@@ -113,22 +115,17 @@ func TestJournalThatHangsLosesLinesOnly(t *testing.T) {
 
 func TestJournalMayGoAndComeBack(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "socket")
-	conn := listenJournal(t, path)
-	j, err := openJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	j, conn := newJournal(t)
 	j.pause = 0
 	conn.Close()
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(j.path); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	j.line(proto.Key, proc.Info, []byte("to nobody"))
 	if j.lost != 1 {
 		t.Errorf("%d lines are lost, want 1", j.lost)
 	}
-	conn = listenJournal(t, path)
+	conn = listenJournal(t, j.path)
 	j.line(proto.Key, proc.Info, []byte("back"))
 	got := entries(t, conn, 2)
 	if !strings.HasPrefix(got[0], "MESSAGE=back\n") || !strings.Contains(got[1], " 1 lines are missing") {
@@ -145,8 +142,7 @@ func TestJournalMustBeThere(t *testing.T) {
 
 // BenchmarkJournal is one line of a delivery, from its pipe to the socket.
 func BenchmarkJournal(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "socket")
-	conn := listenJournal(b, path)
+	j, conn := newJournal(b)
 	go func() {
 		buf := make([]byte, maxLogLine)
 		for {
@@ -155,10 +151,6 @@ func BenchmarkJournal(b *testing.B) {
 			}
 		}
 	}()
-	j, err := openJournal(path)
-	if err != nil {
-		b.Fatal(err)
-	}
 	pipe := (&output{journal: j}).pipe(proto.Queue)
 	line := []byte("<6>00000000deadbeef mta delivery evpid=5b1f0c4a9d8e7f60 from=<a@b.example> to=<c@d.example> rcpt=<-> source=\"-\" relay=\"192.0.2.2 (mx.d.example)\" delay=1s result=\"Ok\" stat=\"250 2.0.0 queued\"\n")
 	b.ReportAllocs()

@@ -75,8 +75,8 @@ func (o *output) line(level proc.Level, text []byte) {
 	}
 }
 
-// pipe returns a writer for the log of one process of the role: lines that start with "<N>", N the
-// severity; lines without, such as a crash of the runtime, are critical.
+// pipe returns a writer for the log of one process of the role: lines that start with
+// "<N>", N the severity; lines without, such as a crash of the runtime, are critical.
 func (o *output) pipe(role proto.Role) io.Writer { return &linePipe{o: o, role: role} }
 
 // linePipe cuts what is written into lines.

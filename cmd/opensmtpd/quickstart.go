@@ -75,23 +75,14 @@ func quickstartDir(dir string, uid int) error {
 		return err
 	}
 	err := os.Mkdir(dir, 0o755)
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	made := err == nil
+	if errors.Is(err, os.ErrExist) {
+		err = ownDir(dir, uid)
+	}
+	if err != nil || os.Geteuid() != 0 {
 		return err
 	}
-	if err != nil {
-		fi, err := os.Lstat(dir)
-		if err != nil {
-			return err
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !fi.IsDir() || !ok || int(st.Uid) != uid || fi.Mode().Perm()&0o022 != 0 {
-			return fmt.Errorf("%s is no directory of uid %d that only he can write to: name another one", dir, uid)
-		}
-	}
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	if err == nil {
+	if made {
 		if err := os.Lchown(dir, nobody, nobody); err != nil {
 			return err
 		}
@@ -107,6 +98,19 @@ func quickstartDir(dir string, uid int) error {
 	}
 	if _, err := os.ReadDir(dir); err != nil {
 		return fmt.Errorf("%w; quickstart runs as an ordinary user (uid %d), who must be able to reach the directory and own it: name a new one", err, nobody)
+	}
+	return nil
+}
+
+// ownDir makes sure that a directory is the user's and nobody else can write to it.
+func ownDir(dir string, uid int) error {
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !fi.IsDir() || !ok || int(st.Uid) != uid || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is no directory of uid %d that only he can write to: name another one", dir, uid)
 	}
 	return nil
 }

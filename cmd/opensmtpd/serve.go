@@ -237,11 +237,7 @@ func (s *service) spawner() parent.Spawner {
 	for _, o := range s.flags.net.options() {
 		args = append(args, "-o", o)
 	}
-	e := parent.Exec{Path: s.exe, Args: args, Stderr: s.out.pipe, Prefix: titlePrefix}
-	if p, ok := s.host.(platform.Pacer); ok {
-		e.Paced = p.Paced
-	}
-	return e
+	return parent.Exec{Path: s.exe, Args: args, Stderr: s.out.pipe, Prefix: titlePrefix}
 }
 
 // reload reads the configuration again, for the parent.

@@ -4,9 +4,9 @@
 //
 // Attempts of one user wait in that user's line; the lines are served in turn, so
 // that a user with a slow command or a full mailbox holds up nobody else. A worker
-// is a process of one recipient for one action, or of all who have his uid where that is
-// no user of the system's. It is kept for the lease after its
-// last delivery and then ended, or earlier when another recipient needs its place.
+// is a process of one recipient for one action, or of all virtual users who have his
+// ids. It is kept for the lease after its last delivery and then ended, or earlier when
+// another recipient needs its place.
 //
 // Goroutines: one for each delivery or user lookup under way, at most
 // Limits.MaxSession, and the one of Run. Attempts waiting: at most what the schedule
@@ -118,9 +118,9 @@ type Workers interface {
 // Worker is a live process that delivers for one Spec.
 type Worker interface {
 	// Deliver makes one delivery. It may be called at the same time from several
-	// goroutines, up to Limits.MaxSessionPerUser for each user. An error means that the worker died
-	// or broke the rules of the conversation: the outcome is not known and the worker
-	// is not used again. It ends when ctx does.
+	// goroutines, up to Limits.MaxSessionPerUser for each user. An error means that the
+	// worker died or broke the rules of the conversation: the outcome is not known and
+	// the worker is not used again. It ends when ctx does.
 	Deliver(ctx context.Context, j Job) (mda.Result, error)
 
 	// Done is closed when the worker has ended.

@@ -104,27 +104,17 @@ func (r *Resolver) ReverseNames(ctx context.Context, addr netip.Addr) ([]string,
 // With an error other than absence, name may be set: then it is known, but not
 // whether it would be confirmed.
 func (r *Resolver) ReverseName(ctx context.Context, addr netip.Addr) (name string, confirmed bool, err error) {
+	names, err := r.ReverseNames(ctx, addr)
+	if err != nil {
+		return "", false, err
+	}
 	addr = addr.WithZone("").Unmap()
-	if !addr.IsValid() {
-		return "", false, fmt.Errorf("%w: no address", ErrBadName)
-	}
-	known, err := r.hosts.get(r.now())
-	if err != nil {
-		return "", false, err
-	}
-	if name, ok := known.names[addr]; ok {
-		return name, slices.Contains(known.addrs[name], addr), nil
-	}
-	a, err := r.lookup(ctx, reverse(addr), dns.TypePTR)
-	if err != nil {
-		return "", false, err
-	}
 	qtype := dns.TypeAAAA
 	if addr.Is4() {
 		qtype = dns.TypeA
 	}
 	var temporary error
-	for _, name := range a.Names[:min(len(a.Names), maxConfirm)] {
+	for _, name := range names[:min(len(names), maxConfirm)] {
 		f, err := r.forward(ctx, name, qtype)
 		if err == nil && slices.Contains(f.Addrs, addr) {
 			return name, true, nil
@@ -133,7 +123,7 @@ func (r *Resolver) ReverseName(ctx context.Context, addr netip.Addr) (name strin
 			temporary = err
 		}
 	}
-	return a.Names[0], false, temporary
+	return names[0], false, temporary
 }
 
 // forward returns the addresses of one family that a host has.

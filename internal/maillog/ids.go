@@ -3,6 +3,7 @@ package maillog
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 )
 
 // IDs are the ids that a line is about, as hexadecimal digits; empty where it has none.
@@ -15,13 +16,11 @@ type IDs struct {
 // LineIDs reads the ids of a line of this package, in either format. They stand before
 // whatever a stranger chose, and only there are they looked for. Other lines have none.
 func LineIDs(line []byte) IDs {
-	var v IDs
-	switch {
-	case bytes.HasPrefix(line, []byte("{")):
-		v = objectIDs(line)
-	default:
-		v = textIDs(line)
+	read := textIDs
+	if bytes.HasPrefix(line, []byte("{")) {
+		read = objectIDs
 	}
+	v := read(line)
 	if v.Session == "0000000000000000" { // a connection that has not become a session
 		v.Session = ""
 	}
@@ -86,7 +85,7 @@ func hexID(id []byte, digits int) string {
 		return ""
 	}
 	for _, c := range id {
-		if bytes.IndexByte([]byte(hexDigits), c) < 0 {
+		if strings.IndexByte(hexDigits, c) < 0 {
 			return ""
 		}
 	}

@@ -61,14 +61,6 @@ type Options struct {
 	Passed []platform.PassedSocket
 }
 
-// paced calls start, so that what it starts does not wake more often than it must.
-func (p *Parent) paced(start func() error) error {
-	if h, ok := p.Host.(platform.Pacer); ok {
-		return h.Paced(start)
-	}
-	return start()
-}
-
 // ReadForward returns the content of the .forward in a home directory that belongs
 // to uid, after the checks of forward(5), and false when there is none.
 type ReadForward func(home string, uid int) (content []byte, found bool, err error)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opensmtpd/opensmtpd/internal/proto"
+	"github.com/opensmtpd/opensmtpd/platform"
 )
 
 // Credential is whom a process runs as; nil leaves it as the parent.
@@ -42,9 +43,23 @@ type Exec struct {
 	// Stderr makes the writer of one process's log lines, each with its severity in
 	// front.
 	Stderr func(proto.Role) io.Writer
+}
 
-	// Paced is around the start of each process; see platform.Pacer. It may be nil.
-	Paced func(start func() error) error
+// spawn starts a role; see Spawner.
+func (p *Parent) spawn(role proto.Role, title string, cred *Credential, files ...*os.File) (process Process, err error) {
+	err = p.paced(func() error {
+		process, err = p.Spawner.Spawn(role, title, cred, files...)
+		return err
+	})
+	return process, err
+}
+
+// paced calls start, so that what it starts does not wake more often than it must.
+func (p *Parent) paced(start func() error) error {
+	if h, ok := p.Host.(platform.Pacer); ok {
+		return h.Paced(start)
+	}
+	return start()
 }
 
 // passedOn are the variables of the environment that other processes get: those of
@@ -79,11 +94,7 @@ func (e Exec) Spawn(role proto.Role, title string, cred *Credential, files ...*o
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(cred.UID), Gid: uint32(cred.GID), Groups: groups}
 	}
 	cmd.WaitDelay = outputDelay
-	start := cmd.Start
-	if e.Paced != nil {
-		start = func() error { return e.Paced(cmd.Start) }
-	}
-	if err := start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", title, err)
 	}
 	return &child{cmd}, nil

@@ -33,7 +33,7 @@ func (p *Parent) launch(ctx context.Context, role proto.Role) error {
 	if err != nil {
 		return err
 	}
-	process, err := p.Spawner.Spawn(role, string(role), nil, theirs)
+	process, err := p.spawn(role, string(role), nil, theirs)
 	if err != nil {
 		ours.Close()
 		return err
@@ -140,7 +140,7 @@ func (p *Parent) supervise(ctx context.Context, role proto.Role) {
 			delay = 0
 		}
 		for {
-			p.Log.Critf("warn: process %s lost (%s); starting it again in %v", role, why, delay)
+			p.Log.Critf("process %s lost (%s); starting it again in %v", role, why, delay)
 			select {
 			case <-ctx.Done():
 				return

@@ -175,7 +175,7 @@ func (p *Parent) spawnWorker(ctx context.Context, role proto.Role, title string,
 		theirs.Close()
 		return nil, nil, err
 	}
-	process, err := p.Spawner.Spawn(role, title, &Credential{UID: u.UID, GID: u.GID, Groups: u.Groups}, theirs, near)
+	process, err := p.spawn(role, title, &Credential{UID: u.UID, GID: u.GID, Groups: u.Groups}, theirs, near)
 	if err != nil {
 		ours.Close()
 		far.Close()

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/opensmtpd/opensmtpd/table"
 )
 
@@ -179,18 +181,13 @@ type Rotation struct {
 	Expire  time.Duration
 	Refresh int
 
-	mu      sync.Mutex // guards what follows
-	list    []string
-	loaded  time.Time
-	given   int
-	next    int
-	loading *loading // nil: nobody loads
-}
+	loading singleflight.Group
 
-// loading is a load that others wait for.
-type loading struct {
-	done chan struct{}
-	err  error // set before done is closed
+	mu     sync.Mutex // guards what follows
+	list   []string
+	loaded time.Time
+	given  int
+	next   int
 }
 
 // Next returns the next entry, or table.ErrNotFound when there is none. Questions that
@@ -199,7 +196,10 @@ func (r *Rotation) Next(ctx context.Context) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.loaded.IsZero() || time.Since(r.loaded) >= r.Expire || r.given >= r.Refresh {
-		if err := r.load(ctx); err != nil {
+		r.mu.Unlock()
+		err := r.load(ctx)
+		r.mu.Lock()
+		if err != nil {
 			return "", err
 		}
 	}
@@ -212,32 +212,24 @@ func (r *Rotation) Next(ctx context.Context) (string, error) {
 	return v, nil
 }
 
-// load loads the list, or waits for it. The lock is held, but not meanwhile.
+// load loads the list, or waits for it.
 func (r *Rotation) load(ctx context.Context) error {
-	l := r.loading
-	first := l == nil
-	if first {
-		l = &loading{done: make(chan struct{})}
-		r.loading = l
-	}
-	r.mu.Unlock()
-	if !first {
-		defer r.mu.Lock()
-		select {
-		case <-l.done:
-			return l.err
-		case <-ctx.Done():
-			return ctx.Err()
+	done := r.loading.DoChan("", func() (any, error) {
+		list, err := r.Load(ctx)
+		if err != nil {
+			return nil, err
 		}
-	}
-	list, err := r.Load(ctx)
-	r.mu.Lock()
-	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.list, r.loaded, r.given = list, time.Now(), 0
+		return nil, nil
+	})
+	select {
+	case result := <-done:
+		return result.Err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	l.err, r.loading = err, nil
-	close(l.done)
-	return err
 }
 
 // Guard keeps questions from waiting for a server that is known to be away: after
